@@ -70,10 +70,7 @@ impl BatchContext {
     /// Makes the context of an attempt, 1 for the first.
     #[must_use]
     pub const fn new(attempt: u32) -> Self {
-        Self {
-            attempt,
-            deadline: None,
-        }
+        Self { attempt, deadline: None }
     }
 
     /// Sets the moment at which the engine drops the call.
@@ -153,10 +150,7 @@ pub fn handler_fn<T, O, E, F>(f: F) -> HandlerFn<T, O, E, F>
 where
     F: for<'a> Fn(&'a [T], &'a BatchContext) -> HandleFuture<'a, O, E> + Send + Sync,
 {
-    HandlerFn {
-        f,
-        types: PhantomData,
-    }
+    HandlerFn { f, types: PhantomData }
 }
 
 /// A closure as a batch handler; made by [`handler_fn`].
@@ -206,10 +200,7 @@ mod tests {
     #[tokio::test]
     async fn one_by_one_answers_each_item_in_order() {
         let outcome = OneByOne(Double).handle(&[1, 2, 3], &BatchContext::new(1)).await;
-        assert_eq!(
-            outcome,
-            BatchOutcome::Each(vec![Verdict::Done(2), Verdict::Done(4), Verdict::Done(6)])
-        );
+        assert_eq!(outcome, BatchOutcome::Each(vec![Verdict::Done(2), Verdict::Done(4), Verdict::Done(6)]));
     }
 
     #[tokio::test]

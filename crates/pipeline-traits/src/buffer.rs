@@ -105,13 +105,7 @@ where
     /// Makes an empty buffer from what names an item's key and what merges a later item into an earlier one.
     #[must_use]
     pub fn new(key_of: KeyOf, merge_into: MergeInto) -> Self {
-        Self {
-            items: Vec::new(),
-            positions: HashMap::new(),
-            pushes: 0,
-            key_of,
-            merge_into,
-        }
+        Self { items: Vec::new(), positions: HashMap::new(), pushes: 0, key_of, merge_into }
     }
 }
 
@@ -170,10 +164,7 @@ mod tests {
     #[test]
     fn appending_keeps_every_item_in_order() {
         let mut buffer = Appending::new();
-        assert_eq!(
-            (buffer.push("a"), buffer.push("a")),
-            (Placed::New(0), Placed::New(1))
-        );
+        assert_eq!((buffer.push("a"), buffer.push("a")), (Placed::New(0), Placed::New(1)));
         assert_eq!(buffer.drain(), ["a", "a"]);
         assert!(buffer.is_empty());
     }

@@ -115,9 +115,7 @@ impl SystemClock {
         static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
         #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
         let origin = *ORIGIN.get_or_init(std::time::Instant::now);
-        Self {
-            origin: tokio::time::Instant::from_std(origin),
-        }
+        Self { origin: tokio::time::Instant::from_std(origin) }
     }
 }
 

@@ -91,10 +91,7 @@ impl<T: serde::Serialize + serde::de::DeserializeOwned> Codec<T> for Json {
         let before = out.len();
         serde_json::to_writer(&mut *out, item).map_err(|source| {
             out.truncate(before);
-            CodecError::Encode {
-                tag: "json",
-                source: source.into(),
-            }
+            CodecError::Encode { tag: "json", source: source.into() }
         })
     }
 
@@ -126,19 +123,13 @@ mod tests {
 
         let mut out = b"before".to_vec();
         let item = HashMap::from([((1, 2), "a map with a key that JSON cannot express".to_owned())]);
-        assert!(matches!(
-            Json.encode(&item, &mut out),
-            Err(CodecError::Encode { .. })
-        ));
+        assert!(matches!(Json.encode(&item, &mut out), Err(CodecError::Encode { .. })));
         assert_eq!(out, b"before");
     }
 
     #[cfg(feature = "json")]
     #[test]
     fn trailing_bytes_are_an_error() {
-        assert!(matches!(
-            Codec::<u32>::decode(&Json, b"1 2"),
-            Err(CodecError::Decode { len: 3, .. })
-        ));
+        assert!(matches!(Codec::<u32>::decode(&Json, b"1 2"), Err(CodecError::Decode { len: 3, .. })));
     }
 }

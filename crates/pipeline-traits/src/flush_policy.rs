@@ -49,12 +49,7 @@ pub struct FlushPolicy {
 
 impl Default for FlushPolicy {
     fn default() -> Self {
-        Self {
-            max_items: 100,
-            max_bytes: None,
-            max_pushes: None,
-            linger: Duration::from_secs(5),
-        }
+        Self { max_items: 100, max_bytes: None, max_pushes: None, linger: Duration::from_secs(5) }
     }
 }
 
@@ -100,9 +95,7 @@ impl FlushPolicy {
     #[must_use]
     pub fn has_room(&self, fill: Fill, bytes: usize) -> bool {
         fill.items < self.max_items
-            && self
-                .max_bytes
-                .is_none_or(|max| fill.bytes.saturating_add(bytes) <= max)
+            && self.max_bytes.is_none_or(|max| fill.bytes.saturating_add(bytes) <= max)
             && self.max_pushes.is_none_or(|max| fill.pushes < max)
     }
 
@@ -126,8 +119,7 @@ impl FlushPolicy {
         if fill.pushes == 0 {
             return None;
         }
-        self.full(fill)
-            .or_else(|| (age >= self.linger).then_some(FlushReason::Linger))
+        self.full(fill).or_else(|| (age >= self.linger).then_some(FlushReason::Linger))
     }
 }
 
@@ -153,10 +145,7 @@ mod tests {
         assert_eq!(POLICY.due(fill(3, 99, 4), young), Some(FlushReason::Items));
         assert_eq!(POLICY.due(fill(2, 100, 4), young), Some(FlushReason::Bytes));
         assert_eq!(POLICY.due(fill(2, 99, 5), young), Some(FlushReason::Pushes));
-        assert_eq!(
-            POLICY.due(fill(1, 1, 1), Duration::from_millis(10)),
-            Some(FlushReason::Linger)
-        );
+        assert_eq!(POLICY.due(fill(1, 1, 1), Duration::from_millis(10)), Some(FlushReason::Linger));
     }
 
     #[test]
@@ -175,24 +164,9 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_is_refused() {
-        let policy = FlushPolicy {
-            max_bytes: Some(0),
-            ..POLICY
-        };
-        assert_eq!(
-            policy.check().unwrap_err(),
-            InvalidSetting::new("max_bytes", 0, "at least 1")
-        );
-        assert_eq!(
-            FlushPolicy {
-                max_items: 0,
-                ..POLICY
-            }
-            .check()
-            .unwrap_err()
-            .field,
-            "max_items"
-        );
+        let policy = FlushPolicy { max_bytes: Some(0), ..POLICY };
+        assert_eq!(policy.check().unwrap_err(), InvalidSetting::new("max_bytes", 0, "at least 1"));
+        assert_eq!(FlushPolicy { max_items: 0, ..POLICY }.check().unwrap_err().field, "max_items");
         assert!(POLICY.check().is_ok());
     }
 }

@@ -30,10 +30,7 @@ impl Headers {
     /// Makes an empty set.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            bytes: 0,
-        }
+        Self { entries: BTreeMap::new(), bytes: 0 }
     }
 
     /// Sets a header, replacing the value it had. The name is lower-cased.
@@ -45,14 +42,10 @@ impl Headers {
     pub fn insert(&mut self, name: &str, value: impl Into<String>) -> Result<(), InvalidHeader> {
         let value = value.into();
         if name.is_empty() || !name.bytes().all(is_token_byte) {
-            return Err(InvalidHeader::Name {
-                name: name.to_owned(),
-            });
+            return Err(InvalidHeader::Name { name: name.to_owned() });
         }
         if value.chars().any(|c| c.is_control() && c != '\t') {
-            return Err(InvalidHeader::Value {
-                name: name.to_owned(),
-            });
+            return Err(InvalidHeader::Value { name: name.to_owned() });
         }
         let name = name.to_ascii_lowercase();
         let replaced = self.entries.get(&name).map(|old| name.len() + old.len());
@@ -86,9 +79,7 @@ impl Headers {
 
     /// Iterates over names and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.entries.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Returns how many headers there are.
@@ -157,23 +148,11 @@ mod tests {
         headers.insert("a", "1").unwrap();
         let before = headers.clone();
         assert!(matches!(headers.insert("", "x"), Err(InvalidHeader::Name { .. })));
-        assert!(matches!(
-            headers.insert("a b", "x"),
-            Err(InvalidHeader::Name { .. })
-        ));
-        assert!(matches!(
-            headers.insert("a", "x\r\ny: z"),
-            Err(InvalidHeader::Value { .. })
-        ));
-        assert!(matches!(
-            headers.insert("a", "x\0"),
-            Err(InvalidHeader::Value { .. })
-        ));
+        assert!(matches!(headers.insert("a b", "x"), Err(InvalidHeader::Name { .. })));
+        assert!(matches!(headers.insert("a", "x\r\ny: z"), Err(InvalidHeader::Value { .. })));
+        assert!(matches!(headers.insert("a", "x\0"), Err(InvalidHeader::Value { .. })));
         let long = "v".repeat(MAX_HEADERS_BYTES);
-        assert!(matches!(
-            headers.insert("b", long),
-            Err(InvalidHeader::TooLarge { .. })
-        ));
+        assert!(matches!(headers.insert("b", long), Err(InvalidHeader::TooLarge { .. })));
         assert_eq!(headers, before);
     }
 
@@ -183,10 +162,7 @@ mod tests {
         for n in 0..MAX_HEADERS {
             headers.insert(&format!("h{n}"), "v").unwrap();
         }
-        assert!(matches!(
-            headers.insert("one-more", "v"),
-            Err(InvalidHeader::TooMany { .. })
-        ));
+        assert!(matches!(headers.insert("one-more", "v"), Err(InvalidHeader::TooMany { .. })));
         headers.insert("h0", "replaced").unwrap();
 
         let mut full = Headers::new();

@@ -75,11 +75,7 @@ impl ManualClock {
             state.wall = state.wall + by;
             state.monotonic = state.monotonic + by;
             let now = state.monotonic;
-            state
-                .sleepers
-                .range_mut(..=(now, u64::MAX))
-                .filter_map(|(_, waker)| waker.take())
-                .collect()
+            state.sleepers.range_mut(..=(now, u64::MAX)).filter_map(|(_, waker)| waker.take()).collect()
         };
         due.into_iter().for_each(Waker::wake);
     }
@@ -154,11 +150,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, at: Monotonic) -> Sleep {
-        Box::pin(ManualSleep {
-            clock: self.clone(),
-            at,
-            registered: None,
-        })
+        Box::pin(ManualSleep { clock: self.clone(), at, registered: None })
     }
 }
 

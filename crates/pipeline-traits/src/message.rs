@@ -196,11 +196,7 @@ fn check_text(field: &'static str, text: &str, max: usize) -> Result<(), Invalid
     if text.is_empty() {
         Err(InvalidMessage::Empty { field })
     } else if text.len() > max {
-        Err(InvalidMessage::TooLong {
-            field,
-            bytes: text.len(),
-            max,
-        })
+        Err(InvalidMessage::TooLong { field, bytes: text.len(), max })
     } else if text.chars().any(char::is_control) {
         Err(InvalidMessage::ControlCharacter { field })
     } else {
@@ -251,47 +247,25 @@ mod tests {
 
     #[test]
     fn bad_input_meets_an_error_that_names_the_field() {
-        assert_eq!(
-            builder("").build().unwrap_err(),
-            InvalidMessage::Empty { field: "kind" }
-        );
+        assert_eq!(builder("").build().unwrap_err(), InvalidMessage::Empty { field: "kind" });
         assert_eq!(
             builder(&"k".repeat(256)).build().unwrap_err(),
-            InvalidMessage::TooLong {
-                field: "kind",
-                bytes: 256,
-                max: MAX_KIND_BYTES
-            }
+            InvalidMessage::TooLong { field: "kind", bytes: 256, max: MAX_KIND_BYTES }
         );
         assert_eq!(
             builder("a").ordering_key("k\0").build().unwrap_err(),
-            InvalidMessage::ControlCharacter {
-                field: "ordering_key"
-            }
+            InvalidMessage::ControlCharacter { field: "ordering_key" }
         );
         assert!(matches!(
-            builder("a")
-                .header("x", "\n")
-                .header("y", "fine")
-                .build()
-                .unwrap_err(),
+            builder("a").header("x", "\n").header("y", "fine").build().unwrap_err(),
             InvalidMessage::Header(InvalidHeader::Value { .. })
         ));
-        assert!(
-            builder(&"k".repeat(255))
-                .ordering_key("x".repeat(MAX_KEY_BYTES))
-                .build()
-                .is_ok()
-        );
+        assert!(builder(&"k".repeat(255)).ordering_key("x".repeat(MAX_KEY_BYTES)).build().is_ok());
     }
 
     #[test]
     fn debug_shows_neither_payload_nor_header_values() {
-        let message = builder("a")
-            .payload("secret-payload")
-            .header("x", "secret-value")
-            .build()
-            .unwrap();
+        let message = builder("a").payload("secret-payload").header("x", "secret-value").build().unwrap();
         assert!(!format!("{message:?}").contains("secret"));
     }
 }

@@ -65,9 +65,7 @@ impl FromStr for MessageId {
     type Err = InvalidMessageId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Uuid::parse_str(text)
-            .map(Self)
-            .map_err(|source| InvalidMessageId { source })
+        Uuid::parse_str(text).map(Self).map_err(|source| InvalidMessageId { source })
     }
 }
 
@@ -85,9 +83,8 @@ mod tests {
     #[test]
     fn ids_are_version_7_and_sort_by_their_moment() {
         let mut rng = Rng::seeded(3);
-        let ids: Vec<_> = (0..100)
-            .map(|ms| MessageId::new(Timestamp::from_millis(1_000_000 + ms), &mut rng))
-            .collect();
+        let ids: Vec<_> =
+            (0..100).map(|ms| MessageId::new(Timestamp::from_millis(1_000_000 + ms), &mut rng)).collect();
         assert!(ids.is_sorted());
         assert!(ids.iter().all(|id| id.as_uuid().get_version_num() == 7));
     }

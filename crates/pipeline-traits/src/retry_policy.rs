@@ -44,10 +44,7 @@ pub trait RetryPolicy: Send + Sync + fmt::Debug {
         now: Timestamp,
         rng: &mut Rng,
     ) -> DurableDecision {
-        let failure = Failure {
-            elapsed: now.since(first_at),
-            ..*failure
-        };
+        let failure = Failure { elapsed: now.since(first_at), ..*failure };
         match self.decide(&failure, rng) {
             RetryDecision::RetryAfter(delay) => DurableDecision::RetryAt(now + delay),
             RetryDecision::GiveUp(reason) => DurableDecision::GiveUp(reason),
@@ -84,12 +81,7 @@ impl Failure {
     /// Describes the failure of an attempt of which nothing else is known.
     #[must_use]
     pub const fn of_attempt(attempt: u32) -> Self {
-        Self {
-            attempt,
-            elapsed: Duration::ZERO,
-            hint: None,
-            previous_delay: None,
-        }
+        Self { attempt, elapsed: Duration::ZERO, hint: None, previous_delay: None }
     }
 
     /// Returns `delay`, or the hint where that is longer.
@@ -142,19 +134,13 @@ impl GiveUp {
     /// Gives up because all attempts are spent.
     #[must_use]
     pub const fn attempts() -> Self {
-        Self {
-            bound: RetryBound::Attempts,
-            cooldown: None,
-        }
+        Self { bound: RetryBound::Attempts, cooldown: None }
     }
 
     /// Gives up because the time allowed is over.
     #[must_use]
     pub const fn elapsed() -> Self {
-        Self {
-            bound: RetryBound::Elapsed,
-            cooldown: None,
-        }
+        Self { bound: RetryBound::Elapsed, cooldown: None }
     }
 
     /// Sets how long to leave the item alone before beginning again.
@@ -206,10 +192,7 @@ mod tests {
         let mut rng = Rng::seeded(1);
         let first = Timestamp::from_millis(1_000_000);
         let after = |secs| first + Duration::from_secs(secs);
-        let failure = Failure {
-            hint: Some(Duration::from_secs(3)),
-            ..Failure::of_attempt(1)
-        };
+        let failure = Failure { hint: Some(Duration::from_secs(3)), ..Failure::of_attempt(1) };
         assert_eq!(
             UntilTenSeconds.decide_at(&failure, first, after(4), &mut rng),
             DurableDecision::RetryAt(after(7))
@@ -229,9 +212,6 @@ mod tests {
             first - Duration::from_secs(3600),
             &mut Rng::seeded(1),
         );
-        assert_eq!(
-            decision,
-            DurableDecision::RetryAt(first - Duration::from_secs(3598))
-        );
+        assert_eq!(decision, DurableDecision::RetryAt(first - Duration::from_secs(3598)));
     }
 }

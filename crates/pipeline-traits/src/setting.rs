@@ -23,10 +23,6 @@ pub struct InvalidSetting {
 impl InvalidSetting {
     /// Makes the error.
     pub fn new(field: &'static str, value: impl Display, bound: impl Into<String>) -> Self {
-        Self {
-            field,
-            value: value.to_string(),
-            bound: bound.into(),
-        }
+        Self { field, value: value.to_string(), bound: bound.into() }
     }
 }

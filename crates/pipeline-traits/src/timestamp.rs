@@ -63,10 +63,7 @@ impl std::ops::Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, wait: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 
@@ -74,10 +71,7 @@ impl std::ops::Sub<Duration> for Timestamp {
     type Output = Self;
 
     fn sub(self, wait: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_sub(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 
@@ -96,12 +90,8 @@ impl TryFrom<Timestamp> for SystemTime {
 
     fn try_from(at: Timestamp) -> Result<Self, Self::Error> {
         let distance = Duration::from_micros(at.0.unsigned_abs());
-        if at.0 < 0 {
-            UNIX_EPOCH.checked_sub(distance)
-        } else {
-            UNIX_EPOCH.checked_add(distance)
-        }
-        .ok_or(TimestampOutOfRange { micros: at.0 })
+        if at.0 < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) }
+            .ok_or(TimestampOutOfRange { micros: at.0 })
     }
 }
 

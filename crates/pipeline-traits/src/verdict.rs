@@ -51,11 +51,7 @@ impl<O: Default, E> BatchOutcome<O, E> {
     /// Says of `count` items that all were handled, with the default output.
     #[must_use]
     pub fn all_done(count: usize) -> Self {
-        Self::Each(
-            std::iter::repeat_with(|| Verdict::Done(O::default()))
-                .take(count)
-                .collect(),
-        )
+        Self::Each(std::iter::repeat_with(|| Verdict::Done(O::default())).take(count).collect())
     }
 }
 

@@ -1,0 +1,292 @@
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
+
+use relaykit_pipeline_traits::{Fill, FlushPolicy, Monotonic};
+use tokio::sync::oneshot;
+
+use crate::entry::{Batch, Entry, Seat};
+use crate::stats::Stats;
+
+/// Where the processor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Stopped,
+    Running,
+    Stopping,
+}
+
+/// Everything that is accepted and not yet with a worker, and the count of all that is not yet answered.
+///
+/// It is plain data under a lock: nothing here waits, and no user code runs here.
+pub(crate) struct Intake<T, O, E> {
+    pub(crate) phase: Phase,
+    /// Counts the runs; a worker of an earlier one no longer takes part.
+    pub(crate) run: u64,
+    pub(crate) workers: usize,
+    open: Batch<T, O, E>,
+    fill: Fill,
+    opened_at: Monotonic,
+    ready: VecDeque<Batch<T, O, E>>,
+    /// For each key with an item that is not yet answered: the later items that wait for it.
+    parked: HashMap<NonZeroU64, VecDeque<Entry<T, O, E>>>,
+    /// Unanswered items by epoch; the last is the present epoch.
+    outstanding: VecDeque<(u64, usize)>,
+    flushes: Vec<(u64, oneshot::Sender<()>)>,
+    /// Whether the timer has been told of the open batch.
+    pub(crate) timer_armed: bool,
+    stats: Stats,
+}
+
+/// Whom to wake once the lock is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Wake {
+    /// Batches that a worker may now take.
+    pub(crate) batches: usize,
+    /// Whether the timer must learn of a first item.
+    pub(crate) timer: bool,
+}
+
+/// What answered items leave behind: counts by epoch, keys that are free again, and the numbers of a call.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    epochs: Vec<(u64, usize)>,
+    keys: Vec<NonZeroU64>,
+    done: u64,
+    failed: u64,
+    pub(crate) calls: u64,
+    pub(crate) lent: u64,
+    pub(crate) responses_dropped: u64,
+}
+
+impl Settled {
+    pub(crate) fn add(&mut self, epoch: u64, key: Option<NonZeroU64>, done: bool) {
+        *(if done { &mut self.done } else { &mut self.failed }) += 1;
+        match self.epochs.last_mut() {
+            Some((last, count)) if *last == epoch => *count += 1,
+            _ => self.epochs.push((epoch, 1)),
+        }
+        self.keys.extend(key);
+    }
+}
+
+impl<T, O, E> Intake<T, O, E> {
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: Phase::Stopped,
+            run: 0,
+            workers: 0,
+            open: Batch::new(),
+            fill: Fill::default(),
+            opened_at: Monotonic::default(),
+            ready: VecDeque::new(),
+            parked: HashMap::new(),
+            outstanding: VecDeque::from([(0, 0)]),
+            flushes: Vec::new(),
+            timer_armed: false,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Returns the present epoch, with which an item added now is marked.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.outstanding.back().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// Takes an item in: into the open batch, or behind an earlier item of its key.
+    pub(crate) fn accept(
+        &mut self,
+        item: T,
+        seat: Seat<T, O, E>,
+        policy: &FlushPolicy,
+        now: impl FnOnce() -> Monotonic,
+    ) -> Wake {
+        if let Some((_, count)) = self.outstanding.back_mut() {
+            *count += 1;
+        }
+        self.stats.accepted += 1;
+        let mut wake = Wake::default();
+        if let Some(key) = seat.key {
+            if let Some(waiting) = self.parked.get_mut(&key) {
+                waiting.push_back((item, seat));
+                return wake;
+            }
+            self.parked.insert(key, VecDeque::new());
+        }
+        self.place(item, seat, policy, now, &mut wake);
+        wake
+    }
+
+    fn place(
+        &mut self,
+        item: T,
+        seat: Seat<T, O, E>,
+        policy: &FlushPolicy,
+        now: impl FnOnce() -> Monotonic,
+        wake: &mut Wake,
+    ) {
+        if !self.open.is_empty() && !policy.has_room(self.fill, seat.weight) {
+            self.seal(policy, wake);
+        }
+        if self.open.is_empty() {
+            self.open.reserve(policy.max_items.min(FIRST_CAPACITY));
+            if policy.linger.is_zero() {
+                wake.batches += 1;
+            } else {
+                self.opened_at = now();
+                wake.timer |= !self.timer_armed;
+                self.timer_armed = true;
+            }
+        }
+        self.fill.add(seat.weight);
+        self.open.push(item, seat);
+        if policy.full(self.fill).is_some() || self.phase == Phase::Stopping {
+            self.seal(policy, wake);
+        }
+    }
+
+    /// Closes the open batch, so that a worker takes it as it is.
+    pub(crate) fn seal(&mut self, policy: &FlushPolicy, wake: &mut Wake) {
+        if self.open.is_empty() {
+            return;
+        }
+        self.ready.push_back(self.open.take());
+        self.fill = Fill::default();
+        // A batch that does not linger was announced with its first item.
+        if !policy.linger.is_zero() {
+            wake.batches += 1;
+        }
+    }
+
+    /// Gives a worker the oldest batch, or the open one if no other is there and none lingers.
+    pub(crate) fn take(&mut self, policy: &FlushPolicy) -> Option<Batch<T, O, E>> {
+        if let Some(batch) = self.ready.pop_front() {
+            return Some(batch);
+        }
+        if policy.linger.is_zero() && !self.open.is_empty() {
+            self.fill = Fill::default();
+            return Some(self.open.take());
+        }
+        None
+    }
+
+    /// Returns when the open batch has lingered long enough, or `None` if there is none.
+    pub(crate) fn linger_ends(&self, policy: &FlushPolicy) -> Option<Monotonic> {
+        (!self.open.is_empty()).then(|| self.opened_at + policy.linger)
+    }
+
+    /// Books answered items: lets the next item of each key go, and ends the flushes that waited for them.
+    pub(crate) fn settle(
+        &mut self,
+        settled: &mut Settled,
+        policy: &FlushPolicy,
+        now: impl Fn() -> Monotonic,
+    ) -> Wake {
+        let mut wake = Wake::default();
+        self.stats.done += std::mem::take(&mut settled.done);
+        self.stats.failed += std::mem::take(&mut settled.failed);
+        self.stats.calls += std::mem::take(&mut settled.calls);
+        self.stats.lent += std::mem::take(&mut settled.lent);
+        self.stats.responses_dropped += std::mem::take(&mut settled.responses_dropped);
+        for (epoch, answered) in settled.epochs.drain(..) {
+            let first = self.outstanding.front().map_or(0, |(first, _)| *first);
+            let at = usize::try_from(epoch.saturating_sub(first)).unwrap_or(usize::MAX);
+            if let Some((_, count)) = self.outstanding.get_mut(at) {
+                *count = count.saturating_sub(answered);
+            }
+        }
+        for key in settled.keys.drain(..) {
+            match self.parked.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some((item, seat)) => {
+                    let epoch = seat.epoch;
+                    self.place(item, seat, policy, &now, &mut wake);
+                    // A flush waits for it, so it must not linger.
+                    if self.flushes.iter().any(|(flushed, _)| epoch <= *flushed) {
+                        self.seal(policy, &mut wake);
+                    }
+                }
+                None => {
+                    self.parked.remove(&key);
+                }
+            }
+        }
+        self.end_flushes();
+        wake
+    }
+
+    /// Begins a flush: closes the open batch and returns what resolves when everything accepted so far is
+    /// answered, or `None` if it is already.
+    pub(crate) fn flush(&mut self, policy: &FlushPolicy, wake: &mut Wake) -> Option<oneshot::Receiver<()>> {
+        self.seal(policy, wake);
+        if self.unanswered() == 0 {
+            return None;
+        }
+        let epoch = self.epoch();
+        let (done, wait) = oneshot::channel();
+        self.flushes.retain(|(_, waiting)| !waiting.is_closed());
+        self.flushes.push((epoch, done));
+        self.outstanding.push_back((epoch + 1, 0));
+        Some(wait)
+    }
+
+    fn end_flushes(&mut self) {
+        while self.outstanding.len() > 1 && self.outstanding.front().is_some_and(|(_, count)| *count == 0) {
+            self.outstanding.pop_front();
+        }
+        if self.flushes.is_empty() {
+            return;
+        }
+        let oldest = self.outstanding.front().map_or(0, |(epoch, _)| *epoch);
+        let (ended, waiting) = self.flushes.drain(..).partition(|(epoch, _)| *epoch < oldest);
+        self.flushes = waiting;
+        let ended: Vec<(u64, oneshot::Sender<()>)> = ended;
+        for (_, done) in ended {
+            // The flush's future may be gone; then nobody needs to know.
+            let _ = done.send(());
+        }
+    }
+
+    /// Returns how many accepted items are not yet answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.outstanding.iter().map(|(_, count)| *count).sum()
+    }
+
+    /// Returns the numbers so far and what is held now.
+    pub(crate) fn stats(&self) -> Stats {
+        let parked = self.parked.values().map(VecDeque::len).sum();
+        let buffered = self.open.len() + self.ready.iter().map(Batch::len).sum::<usize>() + parked;
+        Stats { buffered, parked, in_flight: self.unanswered().saturating_sub(buffered), ..self.stats }
+    }
+
+    /// Takes out everything that no worker has, oldest batch first, then what waits for its key.
+    pub(crate) fn take_all(&mut self) -> Batch<T, O, E> {
+        let mut all = Batch::new();
+        for batch in self.ready.drain(..).chain(std::iter::once(self.open.take())) {
+            for (item, seat) in batch.into_entries() {
+                all.push(item, seat);
+            }
+        }
+        for (_, waiting) in self.parked.drain() {
+            for (item, seat) in waiting {
+                all.push(item, seat);
+            }
+        }
+        self.fill = Fill::default();
+        all
+    }
+
+    /// Ends the run: nothing is outstanding any more, and flushes that still wait are told that it is over.
+    pub(crate) fn end_run(&mut self, handed_back: usize) {
+        self.stats.handed_back += handed_back as u64;
+        let epoch = self.epoch() + 1;
+        self.outstanding = VecDeque::from([(epoch, 0)]);
+        self.flushes.clear();
+        self.parked.clear();
+        self.phase = Phase::Stopped;
+        self.workers = 0;
+        self.run += 1;
+        self.timer_armed = false;
+    }
+}
+
+/// Room for this many items is made with a batch's first; larger batches grow.
+const FIRST_CAPACITY: usize = 1024;

@@ -1,0 +1,438 @@
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use relaykit_pipeline_traits::{BatchHandler, Monotonic, Rng};
+use tokio::sync::watch;
+
+use crate::answer::{Cause, Failed};
+use crate::builder::Recovery;
+use crate::call::{Aborted, Called, call};
+use crate::entry::{Batch, Reply, Seat};
+use crate::intake::{Phase, Settled};
+use crate::responses::{Overflow, Response};
+use crate::round::{Fate, Round, decide, sentences};
+use crate::shared::{Shared, answer_all};
+
+/// Takes batches and brings each to its end, one after the other, until the run ends.
+pub(crate) async fn work<T, H>(shared: Arc<Shared<T, H>>, run: u64)
+where
+    T: Send + Sync,
+    H: BatchHandler<T>,
+    H::Error: Sync,
+{
+    let shared = &*shared;
+    let _ended = EndedGuard { shared, run };
+    let mut abort = shared.abort.subscribe();
+    let mut rng = shared.fork_rng();
+    loop {
+        match shared.batches.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_closed) => return,
+        }
+        let batch = {
+            let mut intake = shared.intake();
+            if intake.run != run {
+                drop(intake);
+                // The permit belongs to a later run, which this worker outlived its own to see.
+                shared.batches.add_permits(1);
+                return;
+            }
+            if *abort.borrow() {
+                return;
+            }
+            match intake.take(&shared.config.flush) {
+                Some(batch) => batch,
+                None if intake.phase == Phase::Stopping && intake.unanswered() == 0 => return,
+                None => continue,
+            }
+        };
+        shared.give_back_room(batch.len(), batch.charged());
+        let flight = Flight::new(shared, run, batch, shared.clock.monotonic());
+        // Panics of the handler are caught around its call. This catches the one of a future that is dropped; the
+        // flight answers its items then.
+        let _ = AssertUnwindSafe(fly(flight, &mut abort, &mut rng)).catch_unwind().await;
+    }
+}
+
+/// Books a worker's end, whatever ends it.
+struct EndedGuard<'a, T, H: BatchHandler<T>> {
+    shared: &'a Shared<T, H>,
+    run: u64,
+}
+
+impl<T, H: BatchHandler<T>> Drop for EndedGuard<'_, T, H> {
+    fn drop(&mut self) {
+        let mut intake = self.shared.intake();
+        if intake.run == self.run {
+            intake.workers = intake.workers.saturating_sub(1);
+        }
+        drop(intake);
+        self.shared.worker_ended.notify_waiters();
+    }
+}
+
+/// Some items on their way together: lent as they are, or after a wait.
+struct Job<T, O, E> {
+    batch: Batch<T, O, E>,
+    due: Option<Monotonic>,
+    previous_delay: Option<Duration>,
+}
+
+/// A batch on its way, in as many parts as it was split into. Owns the items, whatever happens.
+struct Flight<'a, T, H: BatchHandler<T>> {
+    shared: &'a Shared<T, H>,
+    run: u64,
+    started: Monotonic,
+    jobs: VecDeque<Job<T, H::Output, H::Error>>,
+    lent: Batch<T, H::Output, H::Error>,
+    isolated: Batch<T, H::Output, H::Error>,
+    responses: Vec<Response<T, H::Output, H::Error>>,
+    settled: Settled,
+}
+
+enum Next<T, O, E> {
+    Lend(Job<T, O, E>),
+    WaitUntil(Monotonic),
+    End,
+}
+
+impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
+    fn new(
+        shared: &'a Shared<T, H>,
+        run: u64,
+        batch: Batch<T, H::Output, H::Error>,
+        started: Monotonic,
+    ) -> Self {
+        Self {
+            shared,
+            run,
+            started,
+            jobs: VecDeque::from([Job { batch, due: None, previous_delay: None }]),
+            lent: Batch::new(),
+            isolated: Batch::new(),
+            responses: Vec::new(),
+            settled: Settled::default(),
+        }
+    }
+
+    /// Returns the first part that need not wait, or how long all of them must.
+    fn next(&mut self) -> Next<T, H::Output, H::Error> {
+        if self.jobs.is_empty() {
+            return Next::End;
+        }
+        let ready = self.jobs.iter().position(|job| job.due.is_none()).or_else(|| {
+            let now = self.shared.clock.monotonic();
+            self.jobs.iter().position(|job| job.due.is_none_or(|due| due <= now))
+        });
+        match ready.and_then(|at| self.jobs.remove(at)) {
+            Some(job) => Next::Lend(job),
+            None => Next::WaitUntil(self.jobs.iter().filter_map(|job| job.due).min().unwrap_or_default()),
+        }
+    }
+
+    /// Decides what becomes of each item that was lent, answers those that are through, and plans the others.
+    fn judge(
+        &mut self,
+        called: Called<H::Output, H::Error>,
+        previous_delay: Option<Duration>,
+        rng: &mut Rng,
+    ) {
+        let lent = self.lent.take();
+        self.settled.calls += 1;
+        self.settled.lent += lent.len() as u64;
+        let mut sentences = sentences(called, lent.len());
+        let round = Round {
+            policy: &*self.shared.config.retry,
+            elapsed: self.shared.clock.monotonic().since(self.started),
+            previous_delay,
+            alone: lent.len() == 1,
+            progress: sentences.progress(),
+            may_split: self.shared.config.recovery != Recovery::Off,
+        };
+        let mut again = Batch::new();
+        let mut delay = Duration::ZERO;
+        for (item, mut seat) in lent.into_entries() {
+            match decide(sentences.next(), &mut seat.tried, &round, rng) {
+                Fate::Answer(result) => self.answer(item, seat, result),
+                Fate::Again(wait) => {
+                    delay = delay.max(wait);
+                    again.push(item, seat);
+                }
+                Fate::Isolate => self.isolated.push(item, seat),
+            }
+        }
+        if !again.is_empty() {
+            let due = (!delay.is_zero()).then(|| self.shared.clock.monotonic() + delay);
+            self.jobs.push_front(Job { batch: again, due, previous_delay: Some(delay) });
+        }
+        if matches!(self.shared.config.recovery, Recovery::Bisect) && !self.isolated.is_empty() {
+            let mut first = self.isolated.take();
+            let second = first.split_half();
+            let halves = [second, first].into_iter().filter(|half| !half.is_empty());
+            for batch in halves {
+                self.jobs.push_front(Job { batch, due: None, previous_delay: None });
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        item: T,
+        seat: Seat<T, H::Output, H::Error>,
+        result: Result<H::Output, Cause<H::Error>>,
+    ) {
+        self.settled.add(seat.epoch, seat.key, result.is_ok());
+        let attempts = seat.tried.attempts;
+        match seat.reply {
+            Reply::Ticket(sender) => {
+                let answer = result.map_err(|cause| Failed { item: Some(item), cause, attempts });
+                // Whoever dropped the ticket gave up the answer.
+                let _ = sender.send(answer);
+            }
+            Reply::Stream if self.shared.stream.is_some() => {
+                self.responses.push(Response { item, result, attempts });
+            }
+            Reply::Stream => {
+                if let Err(cause) = result {
+                    tracing::warn!(%cause, attempts, "an item that nobody waits for was not delivered");
+                }
+            }
+        }
+    }
+
+    /// Hands the responses to the stream, by its overflow rule.
+    async fn deliver(&mut self, abort: &mut watch::Receiver<bool>) -> Result<(), Aborted> {
+        let Some(stream) = &self.shared.stream else {
+            return Ok(());
+        };
+        // Last first, so that each can be taken off the end once there is room for it.
+        self.responses.reverse();
+        while let Some(response) = self.responses.pop() {
+            if let Err(refused) = stream.sender.try_send(response) {
+                use tokio::sync::mpsc::error::TrySendError::{Closed, Full};
+                match refused {
+                    Full(response) if stream.overflow == Overflow::Wait => {
+                        self.responses.push(response);
+                        let room = tokio::select! {
+                            biased;
+                            room = stream.sender.reserve() => room,
+                            _ = abort.wait_for(|aborted| *aborted) => return Err(Aborted),
+                        };
+                        match (room, self.responses.pop()) {
+                            (Ok(room), Some(response)) => room.send(response),
+                            _ => self.responses.clear(),
+                        }
+                    }
+                    Full(_) => self.settled.responses_dropped += 1,
+                    // Nobody reads any more.
+                    Closed(_) => self.responses.clear(),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Books what was answered, so that keys, flushes and stops go on.
+    fn settle(&mut self) {
+        let wake = {
+            let mut intake = self.shared.intake();
+            if intake.run != self.run {
+                return;
+            }
+            let clock = &self.shared.clock;
+            let mut wake = intake.settle(&mut self.settled, &self.shared.config.flush, || clock.monotonic());
+            if intake.phase == Phase::Stopping && intake.unanswered() == 0 {
+                // Everything is answered: let every worker see it and end.
+                wake.batches += intake.workers;
+            }
+            wake
+        };
+        self.shared.wake(wake);
+    }
+
+    /// Gives everything back to the stop that asks for it. Their tickets learn that.
+    fn hand_back(&mut self) {
+        let mut leftovers = self.shared.leftovers();
+        leftovers.unread.extend(self.responses.drain(..).rev());
+        for (item, seat) in self.lent.take().into_entries() {
+            tell_stopped(seat);
+            leftovers.in_doubt.push(item);
+        }
+        let parts = self.jobs.drain(..).map(|job| job.batch).chain([self.isolated.take()]);
+        for (item, seat) in parts.flat_map(Batch::into_entries) {
+            tell_stopped(seat);
+            leftovers.unsent.push(item);
+        }
+    }
+}
+
+impl<T, H: BatchHandler<T>> Drop for Flight<'_, T, H> {
+    /// Answers what is still on its way: the worker's task was dropped, or a handler's future panicked while it was.
+    fn drop(&mut self) {
+        let parts: Vec<_> = std::iter::once(self.lent.take())
+            .chain(self.jobs.drain(..).map(|job| job.batch))
+            .chain([self.isolated.take()])
+            .collect();
+        let mut items = 0;
+        let mut lost = 0;
+        for batch in parts {
+            items += batch.len();
+            for seat in &batch.seats {
+                self.settled.add(seat.epoch, seat.key, false);
+            }
+            lost += answer_all(batch, &Cause::Abandoned);
+        }
+        if items > 0 {
+            tracing::warn!(items, lost, "a worker was dropped while it held items");
+            self.settle();
+        }
+    }
+}
+
+/// Tells whoever waits for the item that the stop report holds it.
+pub(crate) fn tell_stopped<T, O, E>(seat: Seat<T, O, E>) {
+    if let Reply::Ticket(sender) = seat.reply {
+        // Whoever dropped the ticket gave up the answer.
+        let _ = sender.send(Err(Failed { item: None, cause: Cause::Stopped, attempts: seat.tried.attempts }));
+    }
+}
+
+/// Brings a flight to its end: lend, judge, wait, split, until every item is answered or a stop wants them back.
+async fn fly<T, H>(mut flight: Flight<'_, T, H>, abort: &mut watch::Receiver<bool>, rng: &mut Rng)
+where
+    T: Send + Sync,
+    H: BatchHandler<T>,
+    H::Error: Sync,
+{
+    let shared = flight.shared;
+    loop {
+        if *abort.borrow() {
+            return flight.hand_back();
+        }
+        let previous_delay = match flight.next() {
+            Next::End => return,
+            Next::WaitUntil(due) => {
+                tokio::select! {
+                    biased;
+                    () = shared.clock.sleep_until(due) => {}
+                    _ = abort.wait_for(|aborted| *aborted) => {}
+                }
+                continue;
+            }
+            Next::Lend(job) => {
+                flight.lent = job.batch;
+                job.previous_delay
+            }
+        };
+        let attempt = flight.lent.seats.iter().map(|seat| seat.tried.attempts).max().unwrap_or(0);
+        let called = call(
+            &shared.handler,
+            &flight.lent.items,
+            attempt.saturating_add(1),
+            shared.config.timeout,
+            &*shared.clock,
+            abort,
+        )
+        .await;
+        match called {
+            Ok(called) => flight.judge(called, previous_delay, rng),
+            Err(Aborted) => return flight.hand_back(),
+        }
+        if flight.deliver(abort).await.is_err() {
+            flight.settle();
+            return flight.hand_back();
+        }
+        flight.settle();
+        if !flight.isolated.is_empty() {
+            fly_alone(&mut flight, abort, rng).await;
+        }
+    }
+}
+
+/// Lends the isolated items each by itself, as many at once as the processor allows.
+async fn fly_alone<T, H>(flight: &mut Flight<'_, T, H>, abort: &watch::Receiver<bool>, rng: &mut Rng)
+where
+    T: Send + Sync,
+    H: BatchHandler<T>,
+    H::Error: Sync,
+{
+    let shared = flight.shared;
+    // Each item's flight exists before the first is polled, so that none is lost if this future is dropped.
+    let flights: Vec<_> = flight
+        .isolated
+        .take()
+        .into_entries()
+        .map(|(item, seat)| {
+            let mut alone = Batch::new();
+            alone.push(item, seat);
+            fly_boxed(Flight::new(shared, flight.run, alone, flight.started), abort.clone(), rng.fork())
+        })
+        .collect();
+    let at_once = match shared.config.recovery {
+        Recovery::Individual { concurrency } => concurrency,
+        Recovery::Bisect | Recovery::Off => 1,
+    };
+    futures_util::stream::iter(flights).buffer_unordered(at_once).collect::<()>().await;
+}
+
+fn fly_boxed<'a, T, H>(
+    mut flight: Flight<'a, T, H>,
+    mut abort: watch::Receiver<bool>,
+    mut rng: Rng,
+) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>
+where
+    T: Send + Sync,
+    H: BatchHandler<T>,
+    H::Error: Sync,
+{
+    Box::pin(async move {
+        let shared = flight.shared;
+        let permit = tokio::select! {
+            biased;
+            permit = shared.individual.acquire() => permit,
+            _ = abort.wait_for(|aborted| *aborted) => return flight.hand_back(),
+        };
+        fly(flight, &mut abort, &mut rng).await;
+        drop(permit);
+    })
+}
+
+/// Closes batches whose first item has lingered long enough, until the run ends.
+pub(crate) async fn keep_time<T, H: BatchHandler<T>>(shared: Arc<Shared<T, H>>, run: u64) {
+    let policy = &shared.config.flush;
+    loop {
+        let due = {
+            let mut intake = shared.intake();
+            if intake.run != run || intake.phase != Phase::Running {
+                return;
+            }
+            let due = intake.linger_ends(policy);
+            intake.timer_armed = due.is_some();
+            due
+        };
+        let Some(due) = due else {
+            shared.first_item.notified().await;
+            continue;
+        };
+        tokio::select! {
+            () = shared.clock.sleep_until(due) => {}
+            // A stop: it closes the batch itself.
+            () = shared.first_item.notified() => continue,
+        }
+        let mut wake = crate::intake::Wake::default();
+        {
+            let mut intake = shared.intake();
+            // The batch that was open may be gone and a younger one in its place.
+            if intake.run == run
+                && intake.linger_ends(policy).is_some_and(|due| due <= shared.clock.monotonic())
+            {
+                intake.seal(policy, &mut wake);
+            }
+        }
+        shared.wake(wake);
+    }
+}
