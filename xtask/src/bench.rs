@@ -1,0 +1,162 @@
+mod batch;
+mod json;
+mod line;
+mod measure;
+mod probe;
+mod retry;
+mod stats;
+mod table;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use crate::workspace::Workspace;
+use line::Line;
+use probe::Probes;
+
+/// What `cargo xtask bench` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which bench to run.
+    name: Bench,
+    /// Also write the results to this file, one JSON object for each line.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Run each case twice only; shorthand for `--rounds 2`.
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+    /// How often to run each case.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Measure only lines with this text in their name.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// A bench: a list of lines, in a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// The batcher beside bare channels and the batch-aint-one crate.
+    Batch,
+    /// Retry decisions: time, allocations, and the backoff crate.
+    Retry,
+}
+
+impl Bench {
+    fn lines(self) -> Vec<Line> {
+        match self {
+            Self::Batch => batch::lines(),
+            Self::Retry => retry::lines(),
+        }
+    }
+}
+
+/// Builds the probes, measures each line and prints a table.
+///
+/// # Errors
+///
+/// A probe does not build, or a line could not be measured; the other lines are measured and printed before.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let lines = select(args.name.lines(), args.only.as_deref());
+    if lines.is_empty() {
+        bail!(
+            "no line of this bench has {:?} in its name",
+            args.only.as_deref().unwrap_or_default()
+        );
+    }
+    let mut json = args.json.as_deref().map(create).transpose()?;
+    let probes = Probes::build(&Workspace::load()?, lines.iter().flat_map(Line::cases))?;
+
+    let mut results = Vec::new();
+    let mut failed = Vec::new();
+    for (number, line) in (1..).zip(&lines) {
+        eprintln!("measuring {} ({number} of {})", line.name, lines.len());
+        match measure::measure(line, rounds(args), |case| probes.measure(case)) {
+            Ok(result) => {
+                if let Some(file) = &mut json {
+                    writeln!(file, "{}", json::object(&result)).context("could not write the results")?;
+                }
+                results.push(result);
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                eprintln!("error: {}: {error:#}", line.name);
+                failed.push(line.name.as_str());
+            }
+        }
+    }
+
+    println!("{}", table::table(&results));
+    println!(
+        "{} of {} targets met",
+        results.iter().filter(|result| result.met()).count(),
+        results.len()
+    );
+    if !failed.is_empty() {
+        bail!(
+            "could not measure {} of {} lines: {}",
+            failed.len(),
+            lines.len(),
+            failed.join(", ")
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rounds(args: &Args) -> u32 {
+    if args.quick { 2 } else { args.rounds }
+}
+
+fn select(lines: Vec<Line>, only: Option<&str>) -> Vec<Line> {
+    lines
+        .into_iter()
+        .filter(|line| only.is_none_or(|text| line.name.contains(text)))
+        .collect()
+}
+
+fn create(path: &std::path::Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("could not create {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn lines_have_distinct_names_and_usable_targets() {
+        for bench in Bench::value_variants() {
+            let lines = bench.lines();
+            let names: BTreeSet<_> = lines.iter().map(|line| &line.name).collect();
+            assert_eq!(names.len(), lines.len(), "{bench:?} names a line twice");
+            for line in &lines {
+                assert!(
+                    line.target.is_finite() && line.target >= 0.0,
+                    "{bench:?} {}",
+                    line.name
+                );
+                assert!(
+                    line.reference.is_some() || !line.name.contains("-vs-"),
+                    "{bench:?} {}",
+                    line.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_selected_by_a_part_of_their_name() {
+        let names: Vec<_> = select(batch::lines(), Some("send/"))
+            .into_iter()
+            .map(|line| line.name)
+            .collect();
+        assert_eq!(names, ["send/1", "send/64"]);
+        assert!(select(batch::lines(), Some("no such line")).is_empty());
+    }
+}
