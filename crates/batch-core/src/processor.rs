@@ -180,7 +180,8 @@ where
 
     /// Waits for room for one item and keeps it until the permit is used or dropped.
     ///
-    /// A bound in bytes is not waited for: an item added through a permit may exceed it, by one item for each permit.
+    /// Under a bound in bytes this waits for any room at all, since the item is not known yet: each permit may exceed
+    /// the bound by the item added through it.
     ///
     /// # Errors
     ///
@@ -193,10 +194,11 @@ where
         if self.inner.shared.intake().phase != Phase::Running {
             return Err(NotRunning);
         }
-        if !self.try_room(0) {
-            self.wait_for_room(0).await?;
+        let charge = u32::from(self.inner.shared.room_bytes.is_some());
+        if !self.try_room(charge) {
+            self.wait_for_room(charge).await?;
         }
-        Ok(Permit { processor: self, used: false })
+        Ok(Permit { processor: self, charge, used: false })
     }
 
     /// Closes the open batch and waits until everything accepted before the call is answered.
@@ -451,6 +453,8 @@ where
     H::Error: Sync + 'static,
 {
     processor: &'a Processor<T, H>,
+    /// What it took of the bound in bytes.
+    charge: u32,
     used: bool,
 }
 
@@ -487,7 +491,13 @@ where
             Err(reason) => Err(Rejected { item, reason }),
             Ok(size) => {
                 self.used = true;
-                self.processor.put(item, reply, Size { charge: 0, ..size })
+                let mut charge = self.charge;
+                if let Some(room) = &self.processor.inner.shared.room_bytes {
+                    // As much of the rest as there is: what exceeds the bound is not counted.
+                    let rest = room.forget_permits(size.charge.saturating_sub(charge) as usize);
+                    charge = charge.saturating_add(u32::try_from(rest).unwrap_or(u32::MAX));
+                }
+                self.processor.put(item, reply, Size { charge, ..size })
             }
         }
     }
@@ -502,7 +512,7 @@ where
 {
     fn drop(&mut self) {
         if !self.used {
-            self.processor.inner.shared.give_back_room(1, 0);
+            self.processor.inner.shared.give_back_room(1, self.charge as usize);
         }
     }
 }

@@ -1,0 +1,51 @@
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Delivers events to an Iterable API in batches and proves that none was lost.
+///
+/// Without options it generates events and sends them to a stand-in of the API on loopback.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask demo", version, max_term_width = 110)]
+pub(crate) struct Args {
+    /// Read events from this file instead of making them up; `-` reads standard input. One JSON object a line:
+    /// {"event": "push", "payload": {"sender": {"login": "ada"}, …}}
+    #[arg(long, value_name = "FILE", conflicts_with = "events")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// How many events to make up.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) events: u64,
+
+    /// Seed of the generated events and of the faults. Default: a new one, which is printed.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// How much goes wrong at the stand-in: errors, throttling, lost replies, delays.
+    #[arg(long, value_enum, default_value_t = Faults::None)]
+    pub(crate) faults: Faults,
+
+    /// Send to this server instead, for instance http://127.0.0.1:8080
+    #[arg(long, value_name = "URL", conflicts_with = "faults")]
+    pub(crate) base_url: Option<String>,
+
+    /// Send to the real Iterable API (or --base-url) with the key in this environment variable.
+    #[arg(long, value_name = "NAME", conflicts_with = "faults")]
+    pub(crate) api_key_env: Option<String>,
+
+    /// Write the result to this file as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// How much goes wrong at the stand-in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Faults {
+    /// Nothing.
+    None,
+    /// A few percent of the requests.
+    Some,
+    /// Most requests.
+    Storm,
+}
