@@ -77,7 +77,7 @@ impl Source {
 fn read_line(reader: &mut dyn BufRead) -> io::Result<Option<Result<Vec<u8>, TooLong>>> {
     let mut line = Vec::new();
     let limit = MAX_LINE_BYTES as u64 + 1;
-    if reader.by_ref().take(limit).read_until(b'\n', &mut line)? == 0 {
+    if Read::take(&mut *reader, limit).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
     }
     if line.ends_with(b"\n") {

@@ -61,7 +61,7 @@ impl Report {
         let dead: u64 = self.dead.values().sum();
         let undelivered: u64 = self.undelivered.values().sum();
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["", "events"]);
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["", "events"]);
         let mut row = |name: &str, count: u64| {
             table.add_row([name.to_owned(), count.to_string()]);
         };
