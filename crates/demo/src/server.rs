@@ -27,7 +27,9 @@ impl Server {
         let stand_in = StandIn::builder()
             .seed(seed)
             .faults(faults)
+            // The demo keeps books itself, of what is on its way alone.
             .keep_requests(0)
+            .keep_events(0)
             .on_event(move |event| ledger.applied(&event.id))
             .start()
             .await

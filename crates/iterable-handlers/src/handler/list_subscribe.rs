@@ -1,0 +1,77 @@
+use std::num::NonZeroUsize;
+
+use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome};
+use serde_json::value::RawValue;
+
+use super::deliver::{Answer, Call, deliver};
+use super::plan::Rules;
+use super::{DEFAULT_MAX_ELEMENTS, Delivered, DeliveryError};
+use crate::message::{ListSubscribe, ListSubscribeFlags, Prepared};
+use crate::reconcile::{Counting, Reply};
+use crate::{ApiError, Client};
+
+/// Puts users on lists, by `POST /api/lists/subscribe`: one call for each list and set of flags in a batch, in order
+/// of first appearance, each whatever became of the others.
+///
+/// A call names no user in two messages, as the API does not say in which order it applies two changes of one user:
+/// later messages are answered `Untried` and go out after the first. Messages are never sent by another endpoint,
+/// only in smaller company.
+#[derive(Debug, Clone)]
+pub struct ListSubscribeHandler {
+    client: Client,
+    max_elements: NonZeroUsize,
+}
+
+impl ListSubscribeHandler {
+    /// Makes a handler that sends through this client.
+    #[must_use]
+    pub const fn new(client: Client) -> Self {
+        Self { client, max_elements: DEFAULT_MAX_ELEMENTS }
+    }
+
+    /// Sets how many subscribers a request holds at most, unless a single message has more. Default: 1000.
+    #[must_use]
+    pub const fn max_elements(mut self, max: NonZeroUsize) -> Self {
+        self.max_elements = max;
+        self
+    }
+}
+
+impl BatchHandler<Prepared<ListSubscribe>> for ListSubscribeHandler {
+    type Output = Delivered;
+    type Error = DeliveryError;
+
+    /// # Cancel safety
+    ///
+    /// A dropped call may have been applied by the API; the same again changes nothing.
+    async fn handle(
+        &self,
+        batch: &[Prepared<ListSubscribe>],
+        cx: &BatchContext,
+    ) -> BatchOutcome<Delivered, DeliveryError> {
+        let rules = Rules { max_elements: self.max_elements, each_user_once: true, independent: true };
+        deliver(self, batch, cx, rules).await
+    }
+}
+
+impl Call<ListSubscribe> for ListSubscribeHandler {
+    async fn call(&self, flags: &ListSubscribeFlags, elements: &[&RawValue]) -> Result<Answer, ApiError> {
+        let lists = self.client.lists();
+        let response = lists.subscribe_raw(flags.list_id, elements, flags.update_existing_users_only).await?;
+        Ok(Answer {
+            reply: Reply::from(&response),
+            delivered: Delivered {
+                created_fields: response.created_fields.into(),
+                filtered_out_fields: response.filtered_out_fields.into(),
+            },
+        })
+    }
+
+    fn counting(flags: &ListSubscribeFlags) -> Counting {
+        if flags.update_existing_users_only == Some(true) { Counting::KnownUsers } else { Counting::Users }
+    }
+
+    fn list_id(flags: &ListSubscribeFlags) -> Option<i64> {
+        Some(flags.list_id)
+    }
+}
