@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod attempts;
 mod batch_handler;
 mod buffer;
 mod classify;
@@ -18,6 +19,7 @@ mod setting;
 mod timestamp;
 mod verdict;
 
+pub use attempts::{Attempts, MAX_FREE_ROUNDS};
 pub use batch_handler::{BatchContext, BatchHandler, HandleFuture, Handler, HandlerFn, OneByOne, handler_fn};
 pub use buffer::{Appending, Buffer, Merging, Placed};
 pub use classify::{Classify, ErrorClass};

@@ -67,7 +67,7 @@ impl<P: RetryPolicy + ?Sized> RetryPolicy for &P {
 /// What a policy is told of a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
-    /// The attempt that failed: 1 for the first call.
+    /// The attempt that failed: 1 for the first call. 0: the call was throttled before any attempt was spent.
     pub attempt: u32,
     /// The time since the first attempt began.
     pub elapsed: Duration,

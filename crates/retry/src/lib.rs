@@ -23,7 +23,6 @@ pub use self::interop::{AsBackoff, BackoffError, FromBackoff};
 pub use self::jitter::Jitter;
 pub use self::notice::{Notice, Notify, Silent};
 pub use self::policy::Policy;
-pub use self::progress::MAX_FREE_ROUNDS;
 pub use self::retry::{Retry, retry};
 pub use self::within::within;
 

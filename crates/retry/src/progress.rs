@@ -1,22 +1,14 @@
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Classify, ErrorClass, Failure, RetryBound, RetryDecision, RetryPolicy, Rng};
+use relaykit_pipeline_traits::{Attempts, Classify, ErrorClass, Failure, RetryDecision, RetryPolicy, Rng};
 
 use crate::StopReason;
-
-/// How many throttled calls in a row spend no attempt. Each further one spends one, so that a side that
-/// never stops throttling meets the policy's bounds after all.
-pub const MAX_FREE_ROUNDS: u32 = 64;
 
 /// Counts the calls of one run and decides what follows each failure.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     calls: u32,
-    spent: u32,
-    free_rounds: u32,
-    /// The attempt by which a throttled wait is measured. It grows from round to round, though no attempt is
-    /// spent, as far as the policy has a wait for it.
-    pace: u32,
+    attempts: Attempts,
     previous_delay: Option<Duration>,
 }
 
@@ -30,11 +22,11 @@ pub(crate) enum Step {
 impl Progress {
     /// Returns the number of the attempt that the next call belongs to.
     pub(crate) const fn next_attempt(&self) -> u32 {
-        self.spent.saturating_add(1)
+        self.attempts.next()
     }
 
     pub(crate) const fn spent(&self) -> u32 {
-        self.spent
+        self.attempts.spent()
     }
 
     pub(crate) const fn calls(&self) -> u32 {
@@ -54,15 +46,15 @@ impl Progress {
             elapsed,
             hint: error.retry_after(),
             previous_delay: self.previous_delay,
-            ..Failure::of_attempt(self.spent)
+            ..Failure::of_attempt(self.attempts.spent())
         };
         let decision = match error.class() {
             ErrorClass::Permanent => {
-                self.spent = self.spent.saturating_add(1);
+                self.attempts.settled();
                 return Step::Stop(StopReason::Permanent);
             }
-            ErrorClass::Throttled => self.throttled(failure, policy, rng),
-            _ => self.transient(failure, policy, rng),
+            ErrorClass::Throttled => self.attempts.spared(failure, policy, rng),
+            _ => self.attempts.failed(failure, policy, rng),
         };
         match decision {
             RetryDecision::RetryAfter(wait) => {
@@ -72,45 +64,11 @@ impl Progress {
             RetryDecision::GiveUp(give_up) => Step::Stop(StopReason::Exhausted(give_up)),
         }
     }
-
-    fn transient(&mut self, failure: Failure, policy: &impl RetryPolicy, rng: &mut Rng) -> RetryDecision {
-        self.free_rounds = 0;
-        self.spent = self.spent.saturating_add(1);
-        self.pace = self.spent;
-        policy.decide(&at(failure, self.spent), rng)
-    }
-
-    fn throttled(&mut self, failure: Failure, policy: &impl RetryPolicy, rng: &mut Rng) -> RetryDecision {
-        if self.free_rounds < MAX_FREE_ROUNDS {
-            self.free_rounds += 1;
-        } else {
-            self.spent = self.spent.saturating_add(1);
-            let decision = policy.decide(&at(failure, self.spent), rng);
-            if matches!(decision, RetryDecision::GiveUp(_)) {
-                return decision;
-            }
-        }
-        let slower = self.pace.saturating_add(1);
-        match policy.decide(&at(failure, slower), rng) {
-            // No attempt was spent: wait as long as before the last one.
-            RetryDecision::GiveUp(give_up) if give_up.bound == RetryBound::Attempts => {
-                policy.decide(&at(failure, self.pace), rng)
-            }
-            decision => {
-                self.pace = slower;
-                decision
-            }
-        }
-    }
-}
-
-const fn at(failure: Failure, attempt: u32) -> Failure {
-    Failure { attempt, ..failure }
 }
 
 #[cfg(test)]
 mod tests {
-    use relaykit_pipeline_traits::{GiveUp, NoRetry};
+    use relaykit_pipeline_traits::{GiveUp, MAX_FREE_ROUNDS, NoRetry};
 
     use super::*;
     use crate::{Backoff, Jitter, Policy};

@@ -60,7 +60,7 @@ where
 /// Calls an operation until it succeeds, the policy gives up, or something says stop.
 ///
 /// An error's class decides: permanent ends at once, transient is tried again as the policy says, throttled as
-/// well but without spending an attempt (the first [`MAX_FREE_ROUNDS`](crate::MAX_FREE_ROUNDS) in a row). Time
+/// well but without spending an attempt (the first [`MAX_FREE_ROUNDS`](relaykit_pipeline_traits::MAX_FREE_ROUNDS) in a row). Time
 /// is monotonic, no wait follows the last failure, and calls never overlap.
 ///
 /// ```

@@ -4,7 +4,9 @@ use relaykit_pipeline_traits::{DurableDecision, Failure, GiveUp, ManualClock};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::{Backoff, BreakerState, Jitter, MAX_FREE_ROUNDS, Policy};
+use relaykit_pipeline_traits::MAX_FREE_ROUNDS;
+
+use crate::{Backoff, BreakerState, Jitter, Policy};
 
 const SECOND: Duration = Duration::from_secs(1);
 
