@@ -2,13 +2,14 @@ mod operation;
 mod schema;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
 use relaykit_iterable_handlers::testing::Recorded;
 use serde_json::Value;
 
+use crate::shared_file;
 use operation::Operation;
 
 /// Iterable's API description, made into checks.
@@ -27,20 +28,9 @@ impl Contract {
     ///
     /// If the description is there and cannot be read, or if it is not there and the environment variable `CI` is set.
     pub fn shared() -> Option<&'static Self> {
-        static SHARED: OnceLock<Option<Contract>> = OnceLock::new();
-        let path = path();
-        let shared = SHARED.get_or_init(|| {
-            path.exists().then(|| Self::read(&path).expect("the API's description is whole"))
-        });
-        if shared.is_none() {
-            let name = path.file_name().unwrap_or_default().display();
-            assert!(std::env::var_os("CI").is_none(), "{name} is missing");
-            #[expect(clippy::print_stdout, reason = "whoever runs the tests must see it")]
-            {
-                println!("skip: {name} is missing");
-            }
-        }
-        shared.as_ref()
+        static SHARED: OnceLock<Contract> = OnceLock::new();
+        let path = shared_file("data/iterable-api-swagger.json")?;
+        Some(SHARED.get_or_init(|| Self::read(&path).expect("the API's description is whole")))
     }
 
     fn read(path: &Path) -> anyhow::Result<Self> {
@@ -116,8 +106,4 @@ impl Contract {
     fn find(&self, method: &str, path: &str) -> Option<&Operation> {
         self.operations.iter().find(|operation| operation.matches(method, path))
     }
-}
-
-fn path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/iterable-api-swagger.json")
 }

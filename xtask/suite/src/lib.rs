@@ -6,9 +6,15 @@
 
 mod api;
 mod contract;
+mod shared_file;
 
 pub use api::Api;
 pub use contract::Contract;
+pub use shared_file::shared_file;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ReadmeExamples;
 
 /// Starts an [`Api`], from a `StandInBuilder` if one is given; returns from the test where the description of the
 /// API is not at hand.

@@ -295,7 +295,7 @@ async fn what_the_api_refuses_of_a_bulk_stands_in_the_reply() {
     api.reject_user("odd@example.com", FailureList::Other("quarantinedEmails".to_owned()));
     api.disallow_event("spam");
     let event = |email: &str, name: &str| TrackRequest {
-        email: some(email),
+        email: Some(email.to_owned()),
         event_name: name.to_owned(),
         ..TrackRequest::default()
     };
@@ -364,7 +364,7 @@ async fn an_id_that_cannot_be_sent_sends_nothing() {
         users.unforget_by_user_id("").await.unwrap_err(),
         users.update(&UpdateUserRequest::default()).await.unwrap_err(),
         users
-            .bulk_update(&[BulkUser { email: Some("".into()), ..BulkUser::default() }], None)
+            .bulk_update(&[BulkUser { email: Some(String::new()), ..BulkUser::default() }], None)
             .await
             .unwrap_err(),
         users.update_subscriptions(&UpdateSubscriptionsRequest::default()).await.unwrap_err(),

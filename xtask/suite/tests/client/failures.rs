@@ -25,8 +25,12 @@ fn event(id: &str) -> TrackRequest {
 
 /// Writes an error with all its causes.
 fn chain(error: &ApiError) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    let causes: Vec<String> = causes.map(|error| format!("{error} {error:?}")).collect();
+    let mut causes = Vec::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        causes.push(format!("{error} {error:?}"));
+        cause = error.source();
+    }
     format!("{error:?} {error}: {}", causes.join(": "))
 }
 
