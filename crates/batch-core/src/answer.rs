@@ -50,8 +50,8 @@ impl<T, O, E> fmt::Debug for Ticket<T, O, E> {
 
 /// An item that was not delivered, handed back with the reason.
 pub struct Failed<T, E> {
-    /// The item. `None` only if the cause is [`Stopped`](Cause::Stopped), since the stop report holds it then, or
-    /// if the engine's memory was freed under it.
+    /// The item. `None` only if the cause is [`Stopped`](Cause::Stopped) and the stop report holds it, or if the
+    /// engine's memory was freed under it.
     pub item: Option<T>,
     /// Why it was not delivered.
     pub cause: Cause<E>,
@@ -108,9 +108,10 @@ pub enum Cause<E> {
         /// How many verdicts the handler gave.
         verdicts: usize,
     },
-    /// The processor was stopped and its deadline passed. Its report holds the item.
+    /// The processor was stopped and its deadline passed. Its report holds the item, unless a handler that blocked
+    /// its thread held it then: such an item comes back with this answer.
     Stopped,
-    /// The runtime on which the processor worked went away.
+    /// The runtime on which the processor worked went away, or a retry policy panicked.
     Abandoned,
 }
 

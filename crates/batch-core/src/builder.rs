@@ -110,7 +110,8 @@ where
 
     /// Sets how many bytes are held that no worker has taken yet; whoever adds more waits. Default: no limit.
     ///
-    /// Needs [`max_bytes`](Self::max_bytes), which weighs the items, and is at least as much and at most 4 GiB.
+    /// Needs [`max_bytes`](Self::max_bytes), which weighs the items, and is at least as much and at most 4 GiB; at
+    /// least twice as much if batches [`linger`](Self::linger) for ever.
     pub fn capacity_bytes(mut self, bytes: usize) -> Self {
         self.capacity_bytes = Some(bytes);
         self
@@ -186,13 +187,15 @@ where
     /// # Errors
     ///
     /// As [`build`](Self::build).
+    #[expect(clippy::type_complexity, reason = "a pair, and an alias would hide what is in it")]
     pub fn build_with_responses(
         self,
         capacity: usize,
         overflow: Overflow,
     ) -> Result<(Processor<T, H>, Responses<T, H::Output, H::Error>), InvalidSetting> {
         if !(1..=Semaphore::MAX_PERMITS).contains(&capacity) {
-            return Err(InvalidSetting::new("responses", capacity, "at least 1"));
+            let bound = format!("from 1 to {}", Semaphore::MAX_PERMITS);
+            return Err(InvalidSetting::new("responses", capacity, bound));
         }
         let (sender, receiver) = mpsc::channel(capacity);
         let processor = self.build_with(Some(StreamEnd { sender, overflow }))?;
@@ -233,6 +236,11 @@ where
                     "unset without max_bytes, which weighs",
                 ));
             };
+            if self.flush.linger == Duration::MAX && bytes / 2 < max_bytes {
+                // An open batch that never goes by itself could keep out every item that does not fit into it.
+                let bound = format!("at least twice max_bytes, {max_bytes}, if batches linger for ever");
+                return Err(InvalidSetting::new("capacity_bytes", bytes, bound));
+            }
             if bytes < max_bytes || u32::try_from(bytes).is_err() {
                 let bound = format!("from max_bytes, {max_bytes}, to {}", u32::MAX);
                 return Err(InvalidSetting::new("capacity_bytes", bytes, bound));
@@ -266,3 +274,6 @@ impl<T, H> fmt::Debug for Builder<T, H> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

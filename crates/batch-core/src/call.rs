@@ -30,28 +30,35 @@ pub(crate) async fn call<T: Sync, H: BatchHandler<T>>(
     clock: &dyn Clock,
     abort: &mut watch::Receiver<bool>,
 ) -> Result<Called<H::Output, H::Error>, Aborted> {
-    let context = BatchContext::new(attempt).with_deadline(clock.monotonic() + timeout);
-    // The handler's future is made inside, so that a panic on the way to it is caught as well.
-    let running = AssertUnwindSafe(async { handler.handle(batch, &context).await }).catch_unwind();
-    let mut running = pin!(running);
-    // Most calls of a quick handler end here, without a timer.
-    let first = std::future::poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx))).await;
-    let ended = match first {
-        Poll::Ready(ended) => ended,
-        Poll::Pending => {
-            let deadline = clock.monotonic() + timeout;
-            tokio::select! {
-                biased;
-                ended = &mut running => ended,
-                () = clock.sleep_until(deadline) => return Ok(Called::TimedOut(timeout)),
-                _ = abort.wait_for(|aborted| *aborted) => return Err(Aborted),
+    let deadline = clock.monotonic() + timeout;
+    let context = BatchContext::new(attempt).with_deadline(deadline);
+    let mut ended = None;
+    // The handler's future lives inside, so that a panic on the way to it or while it is dropped is caught as well.
+    let caught = AssertUnwindSafe(async {
+        let mut running = pin!(handler.handle(batch, &context));
+        let mut aborted = pin!(abort.wait_for(|aborted| *aborted));
+        let mut timer = None;
+        let end = std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = running.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Called::Outcome(outcome)));
             }
-        }
-    };
-    Ok(match ended {
-        Ok(outcome) => Called::Outcome(outcome),
-        Err(panic) => Called::Panicked(panic_text(panic.as_ref())),
+            // Most calls of a quick handler end before this, without a timer.
+            let timer = timer.get_or_insert_with(|| clock.sleep_until(deadline));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Called::TimedOut(timeout)));
+            }
+            aborted.as_mut().poll(cx).map(|_| Err(Aborted))
+        });
+        ended = Some(end.await);
     })
+    .catch_unwind()
+    .await;
+    match (ended, caught) {
+        // However its future took being dropped, this is how the call ended.
+        (Some(ended), _) => ended,
+        (None, Err(panic)) => Ok(Called::Panicked(panic_text(panic.as_ref()))),
+        (None, Ok(())) => Err(Aborted),
+    }
 }
 
 /// Returns a panic's text, at most 256 characters of it.

@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 
@@ -27,6 +28,10 @@ pub(crate) struct Intake<T, O, E> {
     fill: Fill,
     opened_at: Monotonic,
     ready: VecDeque<Batch<T, O, E>>,
+    bounds: Bounds,
+    /// Items that no worker has, and the bytes charged for them.
+    buffered: usize,
+    buffered_bytes: usize,
     /// For each key with an item that is not yet answered: the later items that wait for it.
     parked: HashMap<NonZeroU64, VecDeque<Entry<T, O, E>>>,
     /// Unanswered items by epoch; the last is the present epoch.
@@ -46,6 +51,13 @@ pub(crate) struct Wake {
     pub(crate) timer: bool,
 }
 
+/// How much the buffer may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) items: usize,
+    pub(crate) bytes: Option<usize>,
+}
+
 /// What answered items leave behind: counts by epoch, keys that are free again, and the numbers of a call.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
@@ -59,6 +71,11 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
+    /// Returns whether no answered item waits to be booked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.epochs.is_empty()
+    }
+
     pub(crate) fn add(&mut self, epoch: u64, key: Option<NonZeroU64>, done: bool) {
         *(if done { &mut self.done } else { &mut self.failed }) += 1;
         match self.epochs.last_mut() {
@@ -70,7 +87,7 @@ impl Settled {
 }
 
 impl<T, O, E> Intake<T, O, E> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(bounds: Bounds) -> Self {
         Self {
             phase: Phase::Stopped,
             run: 0,
@@ -79,6 +96,9 @@ impl<T, O, E> Intake<T, O, E> {
             fill: Fill::default(),
             opened_at: Monotonic::default(),
             ready: VecDeque::new(),
+            bounds,
+            buffered: 0,
+            buffered_bytes: 0,
             parked: HashMap::new(),
             outstanding: VecDeque::from([(0, 0)]),
             flushes: Vec::new(),
@@ -104,16 +124,37 @@ impl<T, O, E> Intake<T, O, E> {
             *count += 1;
         }
         self.stats.accepted += 1;
+        self.buffered += 1;
+        self.buffered_bytes += seat.charged as usize;
         let mut wake = Wake::default();
-        if let Some(key) = seat.key {
-            if let Some(waiting) = self.parked.get_mut(&key) {
-                waiting.push_back((item, seat));
-                return wake;
+        match seat.key.map(|key| self.parked.entry(key)) {
+            Some(Occupied(mut waiting)) => waiting.get_mut().push_back((item, seat)),
+            Some(Vacant(free)) => {
+                free.insert(VecDeque::new());
+                self.place(item, seat, policy, now, &mut wake);
             }
-            self.parked.insert(key, VecDeque::new());
+            None => self.place(item, seat, policy, now, &mut wake),
         }
-        self.place(item, seat, policy, now, &mut wake);
+        self.relieve(policy, &mut wake);
         wake
+    }
+
+    /// Closes the open batch if the buffer is full and no other batch is there to make room: items that wait for
+    /// their key fill a buffer without ever filling a batch.
+    fn relieve(&mut self, policy: &FlushPolicy, wake: &mut Wake) {
+        if self.ready.is_empty() && self.is_full(policy) {
+            self.seal(policy, wake);
+        }
+    }
+
+    fn is_full(&self, policy: &FlushPolicy) -> bool {
+        let full_of_bytes = match (self.bounds.bytes, policy.max_bytes) {
+            // Room for one more item of the largest size must be left. A buffer that is not large enough for that
+            // beside an open batch waits for the linger instead.
+            (Some(bound), Some(max)) if bound / 2 >= max => self.buffered_bytes + max > bound,
+            _ => false,
+        };
+        full_of_bytes || self.buffered >= self.bounds.items
     }
 
     fn place(
@@ -158,15 +199,19 @@ impl<T, O, E> Intake<T, O, E> {
     }
 
     /// Gives a worker the oldest batch, or the open one if no other is there and none lingers.
-    pub(crate) fn take(&mut self, policy: &FlushPolicy) -> Option<Batch<T, O, E>> {
-        if let Some(batch) = self.ready.pop_front() {
-            return Some(batch);
-        }
-        if policy.linger.is_zero() && !self.open.is_empty() {
-            self.fill = Fill::default();
-            return Some(self.open.take());
-        }
-        None
+    pub(crate) fn take(&mut self, policy: &FlushPolicy, wake: &mut Wake) -> Option<Batch<T, O, E>> {
+        let batch = match self.ready.pop_front() {
+            Some(batch) => batch,
+            None if policy.linger.is_zero() && !self.open.is_empty() => {
+                self.fill = Fill::default();
+                self.open.take()
+            }
+            None => return None,
+        };
+        self.buffered -= batch.len();
+        self.buffered_bytes -= batch.charged();
+        self.relieve(policy, wake);
+        Some(batch)
     }
 
     /// Returns when the open batch has lingered long enough, or `None` if there is none.
@@ -209,6 +254,7 @@ impl<T, O, E> Intake<T, O, E> {
                 }
             }
         }
+        self.relieve(policy, &mut wake);
         self.end_flushes();
         wake
     }
@@ -220,11 +266,17 @@ impl<T, O, E> Intake<T, O, E> {
         if self.unanswered() == 0 {
             return None;
         }
-        let epoch = self.epoch();
+        let epoch = if let Some((present, 0)) = self.outstanding.back() {
+            // Nothing was added since the last flush: this one waits for the same items.
+            present - 1
+        } else {
+            let present = self.epoch();
+            self.outstanding.push_back((present + 1, 0));
+            present
+        };
         let (done, wait) = oneshot::channel();
         self.flushes.retain(|(_, waiting)| !waiting.is_closed());
         self.flushes.push((epoch, done));
-        self.outstanding.push_back((epoch + 1, 0));
         Some(wait)
     }
 
@@ -253,8 +305,8 @@ impl<T, O, E> Intake<T, O, E> {
     /// Returns the numbers so far and what is held now.
     pub(crate) fn stats(&self) -> Stats {
         let parked = self.parked.values().map(VecDeque::len).sum();
-        let buffered = self.open.len() + self.ready.iter().map(Batch::len).sum::<usize>() + parked;
-        Stats { buffered, parked, in_flight: self.unanswered().saturating_sub(buffered), ..self.stats }
+        let in_flight = self.unanswered().saturating_sub(self.buffered);
+        Stats { buffered: self.buffered, parked, in_flight, ..self.stats }
     }
 
     /// Takes out everything that no worker has, oldest batch first, then what waits for its key.
@@ -271,7 +323,16 @@ impl<T, O, E> Intake<T, O, E> {
             }
         }
         self.fill = Fill::default();
+        (self.buffered, self.buffered_bytes) = (0, 0);
         all
+    }
+
+    /// Ends a run whose workers are gone without a stop, and returns what nobody will take any more.
+    pub(crate) fn abandon(&mut self) -> Batch<T, O, E> {
+        let rest = self.take_all();
+        self.stats.failed += rest.len() as u64;
+        self.end_run(0);
+        rest
     }
 
     /// Ends the run: nothing is outstanding any more, and flushes that still wait are told that it is over.
@@ -290,3 +351,6 @@ impl<T, O, E> Intake<T, O, E> {
 
 /// Room for this many items is made with a batch's first; larger batches grow.
 const FIRST_CAPACITY: usize = 1024;
+
+#[cfg(test)]
+mod tests;

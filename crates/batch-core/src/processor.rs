@@ -15,13 +15,14 @@ use crate::rejected::{NotRunning, RejectReason, Rejected, StartError};
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::stop::{ABORT_GRACE, StopReport};
-use crate::worker::{keep_time, tell_stopped, work};
+use crate::worker::{Place, keep_time, tell_stopped, work};
 
 /// Gathers items into batches, hands them to a [`BatchHandler`], and answers each one.
 ///
 /// A processor is built stopped; [`start`](Self::start) and [`stop`](Self::stop) may follow each other any number of
 /// times. Clones are handles of the same processor. When the last is dropped while it runs, it takes no more, brings
-/// what it has accepted to its end, and ends.
+/// what it has accepted to its end, and ends. If its runtime goes away while it runs, everything unanswered is answered
+/// with [`Cause::Abandoned`](crate::Cause::Abandoned), and it is stopped.
 ///
 /// Everything is bounded: the buffer by [`capacity`](Builder::capacity), what is on its way by
 /// [`concurrency`](Builder::concurrency) × [`max_items`](Builder::max_items).
@@ -84,7 +85,7 @@ where
             intake.run
         };
         for _ in 0..shared.config.concurrency {
-            runtime.spawn(work(Arc::clone(shared), run));
+            runtime.spawn(work(Place::new(Arc::clone(shared), run)));
         }
         let linger = shared.config.flush.linger;
         if !linger.is_zero() && linger != Duration::MAX {
@@ -251,23 +252,25 @@ where
             shared.batches.add_permits(shared.config.concurrency);
             self.workers_ended(run, shared.clock.monotonic() + ABORT_GRACE).await;
         }
-        let (rest, unanswered) = {
+        // In one step, so that each item is either in this report or still answered by its worker.
+        let (mut report, rest) = {
             let mut intake = shared.intake();
             if intake.run != run {
                 return StopReport::empty();
             }
             let unanswered = intake.unanswered();
-            (intake.take_all(), unanswered)
+            let rest = intake.take_all();
+            let mut report = std::mem::replace(&mut *shared.leftovers(), StopReport::empty());
+            let handed_back = rest.len() + report.unsent.len() + report.in_doubt.len();
+            report.unreturned = unanswered.saturating_sub(handed_back);
+            intake.end_run(handed_back);
+            (report, rest)
         };
         shared.give_back_room(rest.len(), rest.charged());
-        let mut report = std::mem::replace(&mut *shared.leftovers(), StopReport::empty());
         for (item, seat) in rest.into_entries() {
             tell_stopped(seat);
             report.unsent.push(item);
         }
-        let handed_back = report.unsent.len() + report.in_doubt.len();
-        report.unreturned = unanswered.saturating_sub(handed_back);
-        shared.intake().end_run(handed_back);
         report
     }
 

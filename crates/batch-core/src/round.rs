@@ -10,7 +10,8 @@ use crate::call::Called;
 use crate::entry::Tried;
 
 /// How many calls in a row may leave an item without spending one of its attempts: 64. From then on, each call
-/// that leaves it untried or is throttled spends one, so that no item is lent for ever.
+/// that leaves it untried or is throttled spends one, so that no item is lent for ever. Calls that decided about
+/// another item of the batch do not count: they end by themselves.
 pub const MAX_FREE_ROUNDS: u32 = 64;
 
 /// What one call says of one item, whatever form the handler said it in.
@@ -148,11 +149,12 @@ fn again<O, E: Classify>(
     round: &Round<'_>,
     rng: &mut Rng,
 ) -> Fate<O, E> {
+    if matches!(fault, Fault::Untried) && round.progress {
+        // The batch got smaller, so this cannot go on for ever.
+        return Fate::Again(Duration::ZERO);
+    }
     if fault.is_free() && tried.free_rounds < MAX_FREE_ROUNDS {
         tried.free_rounds += 1;
-        if matches!(fault, Fault::Untried) && round.progress {
-            return Fate::Again(Duration::ZERO);
-        }
     } else {
         tried.attempts = tried.attempts.saturating_add(1);
         if !fault.is_free() {
@@ -213,3 +215,6 @@ impl<E: Classify> Fault<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

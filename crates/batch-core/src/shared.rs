@@ -7,7 +7,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use crate::answer::{Cause, Failed};
 use crate::builder::{KeyOf, Recovery, WeightOf};
 use crate::entry::{Batch, Reply};
-use crate::intake::{Intake, Wake};
+use crate::intake::{Bounds, Intake, Wake};
 use crate::responses::{Overflow, Response};
 use crate::stop::StopReport;
 
@@ -69,6 +69,7 @@ impl<T, H: BatchHandler<T>> Shared<T, H> {
             Recovery::Individual { concurrency } => concurrency,
             Recovery::Bisect | Recovery::Off => 0,
         };
+        let bounds = Bounds { items: config.capacity, bytes: config.capacity_bytes };
         Self {
             handler,
             room: Semaphore::new(config.capacity),
@@ -76,7 +77,7 @@ impl<T, H: BatchHandler<T>> Shared<T, H> {
             config,
             clock,
             stream,
-            intake: Mutex::new(Intake::new()),
+            intake: Mutex::new(Intake::new(bounds)),
             leftovers: Mutex::new(StopReport::empty()),
             rng: Mutex::new(rng),
             batches: Semaphore::new(0),
@@ -123,26 +124,34 @@ impl<T, H: BatchHandler<T>> Drop for Shared<T, H> {
     /// Answers what was accepted and never taken: the runtime went away first.
     fn drop(&mut self) {
         let intake = self.intake.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let lost = answer_all(intake.take_all(), &Cause::Abandoned);
+        let lost = answer_all(intake.take_all(), &Cause::Abandoned, self.stream.as_ref());
         if lost > 0 {
             tracing::warn!(items = lost, "items were buffered when the processor's runtime went away");
         }
     }
 }
 
-/// Answers every ticket of the batch with the cause and the item. Returns how many items had no ticket, so that
-/// nobody gets them back.
-pub(crate) fn answer_all<T, O, E>(batch: Batch<T, O, E>, cause: &Cause<E>) -> usize {
-    let mut unanswered = 0;
+/// Answers every item of the batch with the cause, without waiting. Returns how many items nobody gets back, because
+/// they have no ticket and there is no stream or no room in it.
+pub(crate) fn answer_all<T, O, E>(
+    batch: Batch<T, O, E>,
+    cause: &Cause<E>,
+    stream: Option<&StreamEnd<T, O, E>>,
+) -> usize {
+    let mut lost = 0;
     for (item, seat) in batch.into_entries() {
-        match seat.reply {
-            Reply::Ticket(sender) => {
-                let failed = Failed { item: Some(item), cause: cause.clone(), attempts: seat.tried.attempts };
+        let (cause, attempts) = (cause.clone(), seat.tried.attempts);
+        match (seat.reply, stream) {
+            (Reply::Ticket(sender), _) => {
                 // Whoever dropped the ticket gave up the answer.
-                let _ = sender.send(Err(failed));
+                let _ = sender.send(Err(Failed { item: Some(item), cause, attempts }));
             }
-            Reply::Stream => unanswered += 1,
+            (Reply::Stream, Some(stream)) => {
+                let response = Response { item, result: Err(cause), attempts };
+                lost += usize::from(stream.sender.try_send(response).is_err());
+            }
+            (Reply::Stream, None) => lost += 1,
         }
     }
-    unanswered
+    lost
 }

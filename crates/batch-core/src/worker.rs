@@ -12,20 +12,19 @@ use crate::answer::{Cause, Failed};
 use crate::builder::Recovery;
 use crate::call::{Aborted, Called, call};
 use crate::entry::{Batch, Reply, Seat};
-use crate::intake::{Phase, Settled};
+use crate::intake::{Phase, Settled, Wake};
 use crate::responses::{Overflow, Response};
 use crate::round::{Fate, Round, decide, sentences};
 use crate::shared::{Shared, answer_all};
 
 /// Takes batches and brings each to its end, one after the other, until the run ends.
-pub(crate) async fn work<T, H>(shared: Arc<Shared<T, H>>, run: u64)
+pub(crate) async fn work<T, H>(place: Place<T, H>)
 where
     T: Send + Sync,
     H: BatchHandler<T>,
     H::Error: Sync,
 {
-    let shared = &*shared;
-    let _ended = EndedGuard { shared, run };
+    let (shared, run) = (&*place.shared, place.run);
     let mut abort = shared.abort.subscribe();
     let mut rng = shared.fork_rng();
     loop {
@@ -33,6 +32,7 @@ where
             Ok(permit) => permit.forget(),
             Err(_closed) => return,
         }
+        let mut wake = Wake::default();
         let batch = {
             let mut intake = shared.intake();
             if intake.run != run {
@@ -44,34 +44,58 @@ where
             if *abort.borrow() {
                 return;
             }
-            match intake.take(&shared.config.flush) {
+            match intake.take(&shared.config.flush, &mut wake) {
                 Some(batch) => batch,
                 None if intake.phase == Phase::Stopping && intake.unanswered() == 0 => return,
                 None => continue,
             }
         };
+        shared.wake(wake);
         shared.give_back_room(batch.len(), batch.charged());
         let flight = Flight::new(shared, run, batch, shared.clock.monotonic());
         // Panics of the handler are caught around its call. This catches the one of a future that is dropped; the
         // flight answers its items then.
         let _ = AssertUnwindSafe(fly(flight, &mut abort, &mut rng)).catch_unwind().await;
+        if shared.intake().run != run {
+            // A stop did not wait for this flight.
+            return;
+        }
     }
 }
 
-/// Books a worker's end, whatever ends it.
-struct EndedGuard<'a, T, H: BatchHandler<T>> {
-    shared: &'a Shared<T, H>,
+/// A worker's place in its run. Books the worker's end, whatever ends it, even if it never began.
+pub(crate) struct Place<T, H: BatchHandler<T>> {
+    shared: Arc<Shared<T, H>>,
     run: u64,
 }
 
-impl<T, H: BatchHandler<T>> Drop for EndedGuard<'_, T, H> {
+impl<T, H: BatchHandler<T>> Place<T, H> {
+    pub(crate) const fn new(shared: Arc<Shared<T, H>>, run: u64) -> Self {
+        Self { shared, run }
+    }
+}
+
+impl<T, H: BatchHandler<T>> Drop for Place<T, H> {
     fn drop(&mut self) {
-        let mut intake = self.shared.intake();
+        let shared = &*self.shared;
+        let mut abandoned = None;
+        let mut intake = shared.intake();
         if intake.run == self.run {
             intake.workers = intake.workers.saturating_sub(1);
+            if intake.workers == 0 && intake.phase == Phase::Running {
+                // Nobody stopped it, so its runtime went away, and nobody is left to take what is buffered.
+                abandoned = Some(intake.abandon());
+            }
         }
         drop(intake);
-        self.shared.worker_ended.notify_waiters();
+        if let Some(rest) = abandoned {
+            shared.give_back_room(rest.len(), rest.charged());
+            let items = rest.len();
+            let lost = answer_all(rest, &Cause::Abandoned, shared.stream.as_ref());
+            tracing::warn!(items, lost, "the processor's runtime went away while it ran");
+            shared.stopping.notify_waiters();
+        }
+        shared.worker_ended.notify_waiters();
     }
 }
 
@@ -141,22 +165,26 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         previous_delay: Option<Duration>,
         rng: &mut Rng,
     ) {
-        let lent = self.lent.take();
+        let items = self.lent.len();
         self.settled.calls += 1;
-        self.settled.lent += lent.len() as u64;
-        let mut sentences = sentences(called, lent.len());
+        self.settled.lent += items as u64;
+        let mut sentences = sentences(called, items);
         let round = Round {
             policy: &*self.shared.config.retry,
             elapsed: self.shared.clock.monotonic().since(self.started),
             previous_delay,
-            alone: lent.len() == 1,
+            alone: items == 1,
             progress: sentences.progress(),
             may_split: self.shared.config.recovery != Recovery::Off,
         };
+        // All are decided while the flight still holds them: a policy that panics loses none.
+        let seats = self.lent.seats.iter_mut();
+        let fates: Vec<_> =
+            seats.map(|seat| decide(sentences.next(), &mut seat.tried, &round, rng)).collect();
         let mut again = Batch::new();
         let mut delay = Duration::ZERO;
-        for (item, mut seat) in lent.into_entries() {
-            match decide(sentences.next(), &mut seat.tried, &round, rng) {
+        for ((item, seat), fate) in self.lent.take().into_entries().zip(fates) {
+            match fate {
                 Fate::Answer(result) => self.answer(item, seat, result),
                 Fate::Again(wait) => {
                     delay = delay.max(wait);
@@ -220,7 +248,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
                         let room = tokio::select! {
                             biased;
                             room = stream.sender.reserve() => room,
-                            _ = abort.wait_for(|aborted| *aborted) => return Err(Aborted),
+                            () = aborted(abort) => return Err(Aborted),
                         };
                         match (room, self.responses.pop()) {
                             (Ok(room), Some(response)) => room.send(response),
@@ -236,12 +264,13 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         Ok(())
     }
 
-    /// Books what was answered, so that keys, flushes and stops go on.
-    fn settle(&mut self) {
+    /// Books what was answered, so that keys, flushes and stops go on. Returns false if the run is over: a stop did
+    /// not wait for this flight, and nothing is booked any more.
+    fn settle(&mut self) -> bool {
         let wake = {
             let mut intake = self.shared.intake();
             if intake.run != self.run {
-                return;
+                return false;
             }
             let clock = &self.shared.clock;
             let mut wake = intake.settle(&mut self.settled, &self.shared.config.flush, || clock.monotonic());
@@ -252,20 +281,49 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
             wake
         };
         self.shared.wake(wake);
+        true
     }
 
-    /// Gives everything back to the stop that asks for it. Their tickets learn that.
-    fn hand_back(&mut self) {
+    /// Gives everything back to the stop that asks for it. Their tickets learn that. Returns false if that stop did
+    /// not wait.
+    fn report_back(&mut self) -> bool {
+        let intake = self.shared.intake();
+        if intake.run != self.run {
+            return false;
+        }
         let mut leftovers = self.shared.leftovers();
+        let mut seats = Vec::new();
         leftovers.unread.extend(self.responses.drain(..).rev());
         for (item, seat) in self.lent.take().into_entries() {
-            tell_stopped(seat);
             leftovers.in_doubt.push(item);
+            seats.push(seat);
         }
         let parts = self.jobs.drain(..).map(|job| job.batch).chain([self.isolated.take()]);
         for (item, seat) in parts.flat_map(Batch::into_entries) {
-            tell_stopped(seat);
             leftovers.unsent.push(item);
+            seats.push(seat);
+        }
+        drop(leftovers);
+        drop(intake);
+        seats.into_iter().for_each(tell_stopped);
+        true
+    }
+
+    /// Gives everything back: to the stop that asks for it or, if that did not wait, to tickets and stream.
+    async fn hand_back(&mut self, abort: &mut watch::Receiver<bool>) {
+        if self.report_back() {
+            return;
+        }
+        self.responses.reverse();
+        let jobs = self.jobs.drain(..).map(|job| job.batch);
+        let parts: Vec<_> =
+            [self.lent.take()].into_iter().chain(jobs).chain([self.isolated.take()]).collect();
+        for (item, seat) in parts.into_iter().flat_map(Batch::into_entries) {
+            self.answer(item, seat, Err(Cause::Stopped));
+        }
+        if self.deliver(abort).await.is_err() {
+            // Nobody reads, and another stop is on. Its report is as good a place as any.
+            self.shared.leftovers().unread.extend(self.responses.drain(..).rev());
         }
     }
 }
@@ -278,16 +336,18 @@ impl<T, H: BatchHandler<T>> Drop for Flight<'_, T, H> {
             .chain([self.isolated.take()])
             .collect();
         let mut items = 0;
-        let mut lost = 0;
+        let mut lost = self.responses.len();
         for batch in parts {
             items += batch.len();
             for seat in &batch.seats {
                 self.settled.add(seat.epoch, seat.key, false);
             }
-            lost += answer_all(batch, &Cause::Abandoned);
+            lost += answer_all(batch, &Cause::Abandoned, self.shared.stream.as_ref());
         }
-        if items > 0 {
+        if items > 0 || lost > 0 {
             tracing::warn!(items, lost, "a worker was dropped while it held items");
+        }
+        if !self.settled.is_empty() {
             self.settle();
         }
     }
@@ -311,7 +371,7 @@ where
     let shared = flight.shared;
     loop {
         if *abort.borrow() {
-            return flight.hand_back();
+            return flight.hand_back(abort).await;
         }
         let previous_delay = match flight.next() {
             Next::End => return,
@@ -319,7 +379,7 @@ where
                 tokio::select! {
                     biased;
                     () = shared.clock.sleep_until(due) => {}
-                    _ = abort.wait_for(|aborted| *aborted) => {}
+                    () = aborted(abort) => {}
                 }
                 continue;
             }
@@ -340,13 +400,12 @@ where
         .await;
         match called {
             Ok(called) => flight.judge(called, previous_delay, rng),
-            Err(Aborted) => return flight.hand_back(),
+            Err(Aborted) => return flight.hand_back(abort).await,
         }
-        if flight.deliver(abort).await.is_err() {
-            flight.settle();
-            return flight.hand_back();
+        let delivered = flight.deliver(abort).await;
+        if !flight.settle() || delivered.is_err() {
+            return flight.hand_back(abort).await;
         }
-        flight.settle();
         if !flight.isolated.is_empty() {
             fly_alone(&mut flight, abort, rng).await;
         }
@@ -380,7 +439,7 @@ where
 }
 
 fn fly_boxed<'a, T, H>(
-    mut flight: Flight<'a, T, H>,
+    flight: Flight<'a, T, H>,
     mut abort: watch::Receiver<bool>,
     mut rng: Rng,
 ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>
@@ -394,11 +453,19 @@ where
         let permit = tokio::select! {
             biased;
             permit = shared.individual.acquire() => permit,
-            _ = abort.wait_for(|aborted| *aborted) => return flight.hand_back(),
+            () = aborted(&mut abort) => {
+                let mut flight = flight;
+                return flight.hand_back(&mut abort).await;
+            }
         };
         fly(flight, &mut abort, &mut rng).await;
         drop(permit);
     })
+}
+
+/// Waits until the engine is told to drop what it does.
+async fn aborted(abort: &mut watch::Receiver<bool>) {
+    let _ = abort.wait_for(|aborted| *aborted).await;
 }
 
 /// Closes batches whose first item has lingered long enough, until the run ends.
@@ -423,7 +490,7 @@ pub(crate) async fn keep_time<T, H: BatchHandler<T>>(shared: Arc<Shared<T, H>>, 
             // A stop: it closes the batch itself.
             () = shared.first_item.notified() => continue,
         }
-        let mut wake = crate::intake::Wake::default();
+        let mut wake = Wake::default();
         {
             let mut intake = shared.intake();
             // The batch that was open may be gone and a younger one in its place.
