@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// What a [`Ticket`] yields.
-pub(crate) type Answer<T, O, E> = Result<O, Failed<T, E>>;
+/// What is sent to a [`Ticket`]. A failure is boxed: with the item inside, it would make the place of each answer too
+/// large for the allocator's quick lists, where the worker's thread frees what the producer's allocated.
+pub(crate) type Answer<T, O, E> = Result<O, Box<Failed<T, E>>>;
 
 /// The answer to one added item, when it comes: the handler's output, or why there is none.
 ///
@@ -37,7 +38,8 @@ impl<T, O, E> Future for Ticket<T, O, E> {
             // Whoever holds an item answers it, even while it is dropped. This is for the memory that was
             // freed without that, by a leak of the engine's task.
             .map(|received| {
-                received.unwrap_or(Err(Failed { item: None, cause: Cause::Abandoned, attempts: 0 }))
+                let lost = || Failed { item: None, cause: Cause::Abandoned, attempts: 0 };
+                received.map_or_else(|_| Err(lost()), |answer| answer.map_err(|failed| *failed))
             })
     }
 }

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Clock};
+use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Clock, Monotonic};
 use tokio::sync::watch;
 
 /// How a call of the handler ended.
@@ -28,9 +28,10 @@ pub(crate) async fn call<T: Sync, H: BatchHandler<T>>(
     attempt: u32,
     timeout: Duration,
     clock: &dyn Clock,
+    now: Monotonic,
     abort: &mut watch::Receiver<bool>,
 ) -> Result<Called<H::Output, H::Error>, Aborted> {
-    let deadline = clock.monotonic() + timeout;
+    let deadline = now + timeout;
     let context = BatchContext::new(attempt).with_deadline(deadline);
     let mut ended = None;
     // The handler's future lives inside, so that a panic on the way to it or while it is dropped is caught as well.

@@ -28,6 +28,8 @@ pub(crate) struct Intake<T, O, E> {
     fill: Fill,
     opened_at: Monotonic,
     ready: VecDeque<Batch<T, O, E>>,
+    /// Empty lists of batches that are through, at most [`MAX_SPARES`].
+    spares: Vec<Batch<T, O, E>>,
     bounds: Bounds,
     /// Items that no worker has, and the bytes charged for them.
     buffered: usize,
@@ -61,7 +63,9 @@ pub(crate) struct Bounds {
 /// What answered items leave behind: counts by epoch, keys that are free again, and the numbers of a call.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    epochs: Vec<(u64, usize)>,
+    /// The epoch of the last answered item, and how many of it were answered in a row. Most calls have one.
+    last_epoch: Option<(u64, usize)>,
+    earlier_epochs: Vec<(u64, usize)>,
     keys: Vec<NonZeroU64>,
     done: u64,
     failed: u64,
@@ -73,14 +77,14 @@ pub(crate) struct Settled {
 impl Settled {
     /// Returns whether no answered item waits to be booked.
     pub(crate) fn is_empty(&self) -> bool {
-        self.epochs.is_empty()
+        self.last_epoch.is_none()
     }
 
     pub(crate) fn add(&mut self, epoch: u64, key: Option<NonZeroU64>, done: bool) {
         *(if done { &mut self.done } else { &mut self.failed }) += 1;
-        match self.epochs.last_mut() {
+        match &mut self.last_epoch {
             Some((last, count)) if *last == epoch => *count += 1,
-            _ => self.epochs.push((epoch, 1)),
+            last => self.earlier_epochs.extend(last.replace((epoch, 1))),
         }
         self.keys.extend(key);
     }
@@ -96,6 +100,7 @@ impl<T, O, E> Intake<T, O, E> {
             fill: Fill::default(),
             opened_at: Monotonic::default(),
             ready: VecDeque::new(),
+            spares: Vec::new(),
             bounds,
             buffered: 0,
             buffered_bytes: 0,
@@ -169,7 +174,10 @@ impl<T, O, E> Intake<T, O, E> {
             self.seal(policy, wake);
         }
         if self.open.is_empty() {
-            self.open.reserve(policy.max_items.min(FIRST_CAPACITY));
+            match self.spares.pop() {
+                Some(spare) => self.open = spare,
+                None => self.open.reserve(policy.max_items.min(FIRST_CAPACITY)),
+            }
             if policy.linger.is_zero() {
                 wake.batches += 1;
             } else {
@@ -182,6 +190,14 @@ impl<T, O, E> Intake<T, O, E> {
         self.open.push(item, seat);
         if policy.full(self.fill).is_some() || self.phase == Phase::Stopping {
             self.seal(policy, wake);
+        }
+    }
+
+    /// Keeps the lists of a batch that is through for the next, unless they are too large to keep.
+    pub(crate) fn put_spare(&mut self, batch: Batch<T, O, E>) {
+        debug_assert!(batch.is_empty(), "only a batch that is through is spare");
+        if (1..=FIRST_CAPACITY).contains(&batch.items.capacity()) && self.spares.len() < MAX_SPARES {
+            self.spares.push(batch);
         }
     }
 
@@ -232,7 +248,7 @@ impl<T, O, E> Intake<T, O, E> {
         self.stats.calls += std::mem::take(&mut settled.calls);
         self.stats.lent += std::mem::take(&mut settled.lent);
         self.stats.responses_dropped += std::mem::take(&mut settled.responses_dropped);
-        for (epoch, answered) in settled.epochs.drain(..) {
+        for (epoch, answered) in settled.earlier_epochs.drain(..).chain(settled.last_epoch.take()) {
             let first = self.outstanding.front().map_or(0, |(first, _)| *first);
             let at = usize::try_from(epoch.saturating_sub(first)).unwrap_or(usize::MAX);
             if let Some((_, count)) = self.outstanding.get_mut(at) {
@@ -351,6 +367,9 @@ impl<T, O, E> Intake<T, O, E> {
 
 /// Room for this many items is made with a batch's first; larger batches grow.
 const FIRST_CAPACITY: usize = 1024;
+
+/// So many empty batches are kept.
+const MAX_SPARES: usize = 4;
 
 #[cfg(test)]
 mod tests;

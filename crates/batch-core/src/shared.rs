@@ -1,3 +1,4 @@
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(crate) struct Shared<T, H: BatchHandler<T>> {
     pub(crate) worker_ended: Notify,
     /// Tells workers to drop what they do.
     pub(crate) abort: watch::Sender<bool>,
+    /// Whether the batch that was taken last, without linger, had more than one item: many add at the same time.
+    pub(crate) crowded: AtomicBool,
 }
 
 impl<T, H: BatchHandler<T>> Shared<T, H> {
@@ -86,6 +89,7 @@ impl<T, H: BatchHandler<T>> Shared<T, H> {
             stopping: Notify::new(),
             worker_ended: Notify::new(),
             abort: watch::Sender::new(false),
+            crowded: AtomicBool::new(false),
         }
     }
 
@@ -144,7 +148,7 @@ pub(crate) fn answer_all<T, O, E>(
         match (seat.reply, stream) {
             (Reply::Ticket(sender), _) => {
                 // Whoever dropped the ticket gave up the answer.
-                let _ = sender.send(Err(Failed { item: Some(item), cause, attempts }));
+                let _ = sender.send(Err(Box::new(Failed { item: Some(item), cause, attempts })));
             }
             (Reply::Stream, Some(stream)) => {
                 let response = Response { item, result: Err(cause), attempts };

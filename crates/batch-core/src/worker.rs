@@ -2,10 +2,11 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use relaykit_pipeline_traits::{BatchHandler, Monotonic, Rng};
+use relaykit_pipeline_traits::{BatchHandler, BatchOutcome, Monotonic, Rng, Verdict};
 use tokio::sync::watch;
 
 use crate::answer::{Cause, Failed};
@@ -32,6 +33,10 @@ where
             Ok(permit) => permit.forget(),
             Err(_closed) => return,
         }
+        if shared.crowded.load(Ordering::Relaxed) {
+            // Others who are ready to add go first, so that one call has what would otherwise be many.
+            tokio::task::yield_now().await;
+        }
         let mut wake = Wake::default();
         let batch = {
             let mut intake = shared.intake();
@@ -52,6 +57,9 @@ where
         };
         shared.wake(wake);
         shared.give_back_room(batch.len(), batch.charged());
+        if shared.config.flush.linger.is_zero() {
+            shared.crowded.store(batch.len() > 1, Ordering::Relaxed);
+        }
         let flight = Flight::new(shared, run, batch, shared.clock.monotonic());
         // Panics of the handler are caught around its call. This catches the one of a future that is dropped; the
         // flight answers its items then.
@@ -111,11 +119,15 @@ struct Flight<'a, T, H: BatchHandler<T>> {
     shared: &'a Shared<T, H>,
     run: u64,
     started: Monotonic,
+    /// The whole batch, before it is lent first. Most flights have no other job.
+    whole: Option<Job<T, H::Output, H::Error>>,
     jobs: VecDeque<Job<T, H::Output, H::Error>>,
     lent: Batch<T, H::Output, H::Error>,
     isolated: Batch<T, H::Output, H::Error>,
     responses: Vec<Response<T, H::Output, H::Error>>,
     settled: Settled,
+    /// The empty lists of a batch that is through, for the intake to fill again.
+    spare: Batch<T, H::Output, H::Error>,
 }
 
 enum Next<T, O, E> {
@@ -135,16 +147,21 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
             shared,
             run,
             started,
-            jobs: VecDeque::from([Job { batch, due: None, previous_delay: None }]),
+            whole: Some(Job { batch, due: None, previous_delay: None }),
+            jobs: VecDeque::new(),
             lent: Batch::new(),
             isolated: Batch::new(),
             responses: Vec::new(),
             settled: Settled::default(),
+            spare: Batch::new(),
         }
     }
 
     /// Returns the first part that need not wait, or how long all of them must.
     fn next(&mut self) -> Next<T, H::Output, H::Error> {
+        if let Some(whole) = self.whole.take() {
+            return Next::Lend(whole);
+        }
         if self.jobs.is_empty() {
             return Next::End;
         }
@@ -158,6 +175,24 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         }
     }
 
+    /// Takes out all items that are not lent.
+    fn take_jobs(&mut self) -> impl Iterator<Item = Batch<T, H::Output, H::Error>> {
+        self.whole.take().into_iter().chain(self.jobs.drain(..)).map(|job| job.batch)
+    }
+
+    /// Answers the items that were lent, all of which are done: nothing is to be decided.
+    fn all_done(&mut self, verdicts: Vec<Verdict<H::Output, H::Error>>) {
+        let mut lent = self.lent.take();
+        let entries = lent.items.drain(..).zip(lent.seats.drain(..));
+        for ((item, mut seat), verdict) in entries.zip(verdicts) {
+            if let Verdict::Done(output) = verdict {
+                seat.tried.attempts = seat.tried.attempts.saturating_add(1);
+                self.answer(item, seat, Ok(output));
+            }
+        }
+        self.spare = lent;
+    }
+
     /// Decides what becomes of each item that was lent, answers those that are through, and plans the others.
     fn judge(
         &mut self,
@@ -168,6 +203,14 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         let items = self.lent.len();
         self.settled.calls += 1;
         self.settled.lent += items as u64;
+        let called = match called {
+            Called::Outcome(BatchOutcome::Each(verdicts))
+                if verdicts.len() == items && verdicts.iter().all(Verdict::is_done) =>
+            {
+                return self.all_done(verdicts);
+            }
+            called => called,
+        };
         let mut sentences = sentences(called, items);
         let round = Round {
             policy: &*self.shared.config.retry,
@@ -217,7 +260,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         let attempts = seat.tried.attempts;
         match seat.reply {
             Reply::Ticket(sender) => {
-                let answer = result.map_err(|cause| Failed { item: Some(item), cause, attempts });
+                let answer = result.map_err(|cause| Box::new(Failed { item: Some(item), cause, attempts }));
                 // Whoever dropped the ticket gave up the answer.
                 let _ = sender.send(answer);
             }
@@ -273,6 +316,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
                 return false;
             }
             let clock = &self.shared.clock;
+            intake.put_spare(self.spare.take());
             let mut wake = intake.settle(&mut self.settled, &self.shared.config.flush, || clock.monotonic());
             if intake.phase == Phase::Stopping && intake.unanswered() == 0 {
                 // Everything is answered: let every worker see it and end.
@@ -298,7 +342,8 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
             leftovers.in_doubt.push(item);
             seats.push(seat);
         }
-        let parts = self.jobs.drain(..).map(|job| job.batch).chain([self.isolated.take()]);
+        let isolated = self.isolated.take();
+        let parts = self.take_jobs().chain([isolated]);
         for (item, seat) in parts.flat_map(Batch::into_entries) {
             leftovers.unsent.push(item);
             seats.push(seat);
@@ -315,9 +360,8 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
             return;
         }
         self.responses.reverse();
-        let jobs = self.jobs.drain(..).map(|job| job.batch);
-        let parts: Vec<_> =
-            [self.lent.take()].into_iter().chain(jobs).chain([self.isolated.take()]).collect();
+        let (lent, isolated) = (self.lent.take(), self.isolated.take());
+        let parts: Vec<_> = [lent].into_iter().chain(self.take_jobs()).chain([isolated]).collect();
         for (item, seat) in parts.into_iter().flat_map(Batch::into_entries) {
             self.answer(item, seat, Err(Cause::Stopped));
         }
@@ -331,10 +375,18 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
 impl<T, H: BatchHandler<T>> Drop for Flight<'_, T, H> {
     /// Answers what is still on its way: the worker's task was dropped, or a handler's future panicked while it was.
     fn drop(&mut self) {
-        let parts: Vec<_> = std::iter::once(self.lent.take())
-            .chain(self.jobs.drain(..).map(|job| job.batch))
-            .chain([self.isolated.take()])
-            .collect();
+        let (lent, isolated) = (self.lent.take(), self.isolated.take());
+        if lent.is_empty()
+            && isolated.is_empty()
+            && self.whole.is_none()
+            && self.jobs.is_empty()
+            && self.responses.is_empty()
+            && self.settled.is_empty()
+        {
+            // As most flights end: everything is answered and booked.
+            return;
+        }
+        let parts: Vec<_> = [lent].into_iter().chain(self.take_jobs()).chain([isolated]).collect();
         let mut items = 0;
         let mut lost = self.responses.len();
         for batch in parts {
@@ -357,7 +409,8 @@ impl<T, H: BatchHandler<T>> Drop for Flight<'_, T, H> {
 pub(crate) fn tell_stopped<T, O, E>(seat: Seat<T, O, E>) {
     if let Reply::Ticket(sender) = seat.reply {
         // Whoever dropped the ticket gave up the answer.
-        let _ = sender.send(Err(Failed { item: None, cause: Cause::Stopped, attempts: seat.tried.attempts }));
+        let failed = Failed { item: None, cause: Cause::Stopped, attempts: seat.tried.attempts };
+        let _ = sender.send(Err(Box::new(failed)));
     }
 }
 
@@ -369,6 +422,8 @@ where
     H::Error: Sync,
 {
     let shared = flight.shared;
+    // The first call begins as the flight does.
+    let mut first = Some(flight.started);
     loop {
         if *abort.borrow() {
             return flight.hand_back(abort).await;
@@ -388,6 +443,7 @@ where
                 job.previous_delay
             }
         };
+        let now = first.take().unwrap_or_else(|| shared.clock.monotonic());
         let attempt = flight.lent.seats.iter().map(|seat| seat.tried.attempts).max().unwrap_or(0);
         let called = call(
             &shared.handler,
@@ -395,6 +451,7 @@ where
             attempt.saturating_add(1),
             shared.config.timeout,
             &*shared.clock,
+            now,
             abort,
         )
         .await;
