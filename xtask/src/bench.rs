@@ -64,10 +64,7 @@ impl Bench {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let lines = select(args.name.lines(), args.only.as_deref());
     if lines.is_empty() {
-        bail!(
-            "no line of this bench has {:?} in its name",
-            args.only.as_deref().unwrap_or_default()
-        );
+        bail!("no line of this bench has {:?} in its name", args.only.as_deref().unwrap_or_default());
     }
     let mut json = args.json.as_deref().map(create).transpose()?;
     let probes = Probes::build(&Workspace::load()?, lines.iter().flat_map(Line::cases))?;
@@ -92,18 +89,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 
     println!("{}", table::table(&results));
-    println!(
-        "{} of {} targets met",
-        results.iter().filter(|result| result.met()).count(),
-        results.len()
-    );
+    println!("{} of {} targets met", results.iter().filter(|result| result.met()).count(), results.len());
     if !failed.is_empty() {
-        bail!(
-            "could not measure {} of {} lines: {}",
-            failed.len(),
-            lines.len(),
-            failed.join(", ")
-        );
+        bail!("could not measure {} of {} lines: {}", failed.len(), lines.len(), failed.join(", "));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,10 +101,7 @@ fn rounds(args: &Args) -> u32 {
 }
 
 fn select(lines: Vec<Line>, only: Option<&str>) -> Vec<Line> {
-    lines
-        .into_iter()
-        .filter(|line| only.is_none_or(|text| line.name.contains(text)))
-        .collect()
+    lines.into_iter().filter(|line| only.is_none_or(|text| line.name.contains(text))).collect()
 }
 
 fn create(path: &std::path::Path) -> anyhow::Result<File> {
@@ -136,26 +121,15 @@ mod tests {
             let names: BTreeSet<_> = lines.iter().map(|line| &line.name).collect();
             assert_eq!(names.len(), lines.len(), "{bench:?} names a line twice");
             for line in &lines {
-                assert!(
-                    line.target.is_finite() && line.target >= 0.0,
-                    "{bench:?} {}",
-                    line.name
-                );
-                assert!(
-                    line.reference.is_some() || !line.name.contains("-vs-"),
-                    "{bench:?} {}",
-                    line.name
-                );
+                assert!(line.target.is_finite() && line.target >= 0.0, "{bench:?} {}", line.name);
+                assert!(line.reference.is_some() || !line.name.contains("-vs-"), "{bench:?} {}", line.name);
             }
         }
     }
 
     #[test]
     fn lines_are_selected_by_a_part_of_their_name() {
-        let names: Vec<_> = select(batch::lines(), Some("send/"))
-            .into_iter()
-            .map(|line| line.name)
-            .collect();
+        let names: Vec<_> = select(batch::lines(), Some("send/")).into_iter().map(|line| line.name).collect();
         assert_eq!(names, ["send/1", "send/64"]);
         assert!(select(batch::lines(), Some("no such line")).is_empty());
     }

@@ -56,11 +56,7 @@ enum Outcome {
 /// Runs the steps and says which of them failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::load()?;
-    let steps = if args.only.is_empty() {
-        Step::value_variants()
-    } else {
-        &args.only
-    };
+    let steps = if args.only.is_empty() { Step::value_variants() } else { &args.only };
     let mut report = Vec::new();
     for &step in steps {
         eprintln!("== {}", step.name());
@@ -72,12 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Outcome::Skipped(reason) => eprintln!("skip: {reason}"),
             Outcome::Failed(error) => eprintln!("error: {error:#}"),
         }
-        eprintln!(
-            "== {} {} in {:.1} s",
-            step.name(),
-            outcome.word(),
-            elapsed.as_secs_f64()
-        );
+        eprintln!("== {} {} in {:.1} s", step.name(), outcome.word(), elapsed.as_secs_f64());
         report.push((step, outcome, elapsed));
     }
     println!("{}", table(&report));
@@ -91,10 +82,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 impl Step {
     fn name(self) -> String {
-        self.to_possible_value()
-            .expect("no step is hidden")
-            .get_name()
-            .to_owned()
+        self.to_possible_value().expect("no step is hidden").get_name().to_owned()
     }
 
     fn run(self, workspace: &Workspace) -> anyhow::Result<Outcome> {
@@ -103,27 +91,16 @@ impl Step {
                 process::run(process::cargo(["fmt", "--all", "--check"]).current_dir(&workspace.root))?;
             }
             Self::Clippy => {
-                let args = [
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--all-features",
-                    "--locked",
-                ];
+                let args = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked"];
                 process::run(
-                    process::cargo(args)
-                        .args(["--", "-D", "warnings"])
-                        .current_dir(&workspace.root),
+                    process::cargo(args).args(["--", "-D", "warnings"]).current_dir(&workspace.root),
                 )?;
             }
             Self::Features => features::run(workspace)?,
             Self::Docs => {
                 let mut doc =
                     process::cargo(["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
-                process::run(
-                    doc.env("RUSTDOCFLAGS", "-D warnings")
-                        .current_dir(&workspace.root),
-                )?;
+                process::run(doc.env("RUSTDOCFLAGS", "-D warnings").current_dir(&workspace.root))?;
             }
             Self::Arrows => rules(workspace)?,
             Self::Deny => return deny::run(workspace),
@@ -136,16 +113,8 @@ impl Step {
 /// Checks what needs no compiler: arrows, manifests, lockfile.
 fn rules(workspace: &Workspace) -> anyhow::Result<()> {
     let mut broken: Vec<String> = Vec::new();
-    broken.extend(
-        arrows::violations(&workspace.members)
-            .iter()
-            .map(ToString::to_string),
-    );
-    broken.extend(
-        manifests::violations(&workspace.members)
-            .iter()
-            .map(ToString::to_string),
-    );
+    broken.extend(arrows::violations(&workspace.members).iter().map(ToString::to_string));
+    broken.extend(manifests::violations(&workspace.members).iter().map(ToString::to_string));
     broken.extend(lockfile::read(&workspace.root)?.iter().map(ToString::to_string));
     for line in &broken {
         eprintln!("  {line}");
@@ -178,17 +147,13 @@ impl Outcome {
 }
 
 fn failed(report: &[(Step, Outcome, Duration)]) -> Vec<String> {
-    let failed = report
-        .iter()
-        .filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_)));
+    let failed = report.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_)));
     failed.map(|(step, _, _)| step.name()).collect()
 }
 
 fn table(report: &[(Step, Outcome, Duration)]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_header(["step", "outcome", "seconds"]);
+    table.load_style(NOTHING).set_header(["step", "outcome", "seconds"]);
     for (step, outcome, elapsed) in report {
         let seconds = format!("{:.1}", elapsed.as_secs_f64());
         table.add_row([step.name(), outcome.word().to_owned(), seconds]);
@@ -206,19 +171,14 @@ mod tests {
 
     #[test]
     fn a_skip_fails_in_ci_and_says_why() {
-        let Outcome::Failed(error) = judge(Ok(skipped()), true) else {
-            panic!("not failed")
-        };
+        let Outcome::Failed(error) = judge(Ok(skipped()), true) else { panic!("not failed") };
         assert_eq!(format!("{error:#}"), "skipped in CI: cargo-deny is not installed");
         assert!(matches!(judge(Ok(skipped()), false), Outcome::Skipped(_)));
     }
 
     #[test]
     fn an_error_fails_everywhere() {
-        assert!(matches!(
-            judge(Err(anyhow::anyhow!("no")), false),
-            Outcome::Failed(_)
-        ));
+        assert!(matches!(judge(Err(anyhow::anyhow!("no")), false), Outcome::Failed(_)));
         assert!(matches!(judge(Ok(Outcome::Passed), true), Outcome::Passed));
     }
 
@@ -231,9 +191,6 @@ mod tests {
         ];
         assert_eq!(failed(&report), ["docs"]);
         let text = table(&report).to_string();
-        assert!(
-            text.contains("docs") && text.contains("skipped") && text.contains("passed"),
-            "{text}"
-        );
+        assert!(text.contains("docs") && text.contains("skipped") && text.contains("passed"), "{text}");
     }
 }

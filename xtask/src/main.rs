@@ -2,11 +2,7 @@
 //!
 //! Each chore has a file of its own; what they share is [`process`] (child processes), [`workspace`] (what
 //! `cargo metadata` knows) and [`stopwatch`] (wall time for display). xtask depends on none of our crates.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line tool talks to its terminal"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
 mod check;
@@ -79,9 +75,7 @@ mod tests {
     #[test]
     fn the_demo_gets_its_flags_as_they_are() {
         let cli = Cli::parse_from(["xtask", "demo", "--faults", "storm", "--help", "--", "-x"]);
-        let Chore::Demo(args) = cli.chore else {
-            panic!("parsed {:?}", cli.chore)
-        };
+        let Chore::Demo(args) = cli.chore else { panic!("parsed {:?}", cli.chore) };
         assert_eq!(args.args, ["--faults", "storm", "--help", "--", "-x"]);
     }
 }

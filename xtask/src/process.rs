@@ -22,9 +22,7 @@ where
 pub(crate) fn status(command: &mut Command) -> anyhow::Result<ExitStatus> {
     let line = display(command);
     eprintln!("$ {line}");
-    command
-        .status()
-        .with_context(|| format!("could not start `{line}`"))
+    command.status().with_context(|| format!("could not start `{line}`"))
 }
 
 /// Runs the command like [`status`].
@@ -61,20 +59,14 @@ fn means_ci(value: Option<&str>) -> bool {
 
 /// Passes a child's status on as our exit code; a child that a signal ended counts as 1.
 pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
-    status.code().map_or(ExitCode::FAILURE, |code| {
-        ExitCode::from(u8::try_from(code).unwrap_or(1))
-    })
+    status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
 /// Writes a command as one would type it; the path of the program is left out.
 pub(crate) fn display(command: &Command) -> String {
-    let program = std::path::Path::new(command.get_program())
-        .file_name()
-        .unwrap_or(command.get_program());
-    let words: Vec<_> = std::iter::once(program)
-        .chain(command.get_args())
-        .map(|word| word.to_string_lossy())
-        .collect();
+    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
+    let words: Vec<_> =
+        std::iter::once(program).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
     words.join(" ")
 }
 
@@ -101,13 +93,8 @@ mod tests {
 
     #[test]
     fn a_failing_command_is_named_with_its_status() {
-        let error = run(&mut cargo(["this-subcommand-does-not-exist"]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`cargo this-subcommand-does-not-exist` failed: exit status: 101"),
-            "{error}"
-        );
+        let error = run(&mut cargo(["this-subcommand-does-not-exist"])).unwrap_err().to_string();
+        assert!(error.contains("`cargo this-subcommand-does-not-exist` failed: exit status: 101"), "{error}");
     }
 
     #[test]

@@ -26,11 +26,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let runner = Runner::find();
     let status = process::status(process::cargo(runner.args(filter)).current_dir(&workspace.root))?;
-    Ok(process::exit_code(if status.success() {
-        doc_tests.unwrap_or(status)
-    } else {
-        status
-    }))
+    Ok(process::exit_code(if status.success() { doc_tests.unwrap_or(status) } else { status }))
 }
 
 /// What runs all tests but those in docs.
@@ -42,11 +38,7 @@ enum Runner {
 
 impl Runner {
     fn find() -> Self {
-        if process::has_subcommand("nextest") {
-            Self::Nextest
-        } else {
-            Self::Cargo
-        }
+        if process::has_subcommand("nextest") { Self::Nextest } else { Self::Cargo }
     }
 
     fn args(self, filter: Option<&str>) -> Vec<&str> {
@@ -65,14 +57,7 @@ impl Runner {
 }
 
 fn doc_test_args(filter: Option<&str>) -> Vec<&str> {
-    let mut args = vec![
-        "test",
-        "--doc",
-        "--workspace",
-        "--all-features",
-        "--locked",
-        "--no-fail-fast",
-    ];
+    let mut args = vec!["test", "--doc", "--workspace", "--all-features", "--locked", "--no-fail-fast"];
     args.extend(filter);
     args
 }
@@ -83,11 +68,7 @@ mod tests {
 
     #[test]
     fn every_call_covers_the_whole_workspace_with_all_features() {
-        for args in [
-            doc_test_args(None),
-            Runner::Nextest.args(None),
-            Runner::Cargo.args(None),
-        ] {
+        for args in [doc_test_args(None), Runner::Nextest.args(None), Runner::Cargo.args(None)] {
             for flag in ["--workspace", "--all-features", "--locked"] {
                 assert!(args.contains(&flag), "{flag} is missing in {args:?}");
             }

@@ -66,15 +66,9 @@ impl Workspace {
     ///
     /// `cargo metadata` fails, or a manifest cannot be read.
     pub(crate) fn load() -> anyhow::Result<Self> {
-        let metadata = MetadataCommand::new()
-            .no_deps()
-            .exec()
-            .context("could not read `cargo metadata`")?;
-        let mut members: Vec<_> = metadata
-            .workspace_packages()
-            .into_iter()
-            .map(Member::load)
-            .collect::<anyhow::Result<_>>()?;
+        let metadata = MetadataCommand::new().no_deps().exec().context("could not read `cargo metadata`")?;
+        let mut members: Vec<_> =
+            metadata.workspace_packages().into_iter().map(Member::load).collect::<anyhow::Result<_>>()?;
         members.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
             root: metadata.workspace_root.into_std_path_buf(),
@@ -97,14 +91,8 @@ impl Member {
         });
         Ok(Self {
             name: package.name.to_string(),
-            folder: path
-                .parent()
-                .context("a manifest lies in a folder")?
-                .to_path_buf(),
-            published: package
-                .publish
-                .as_ref()
-                .is_none_or(|registries| !registries.is_empty()),
+            folder: path.parent().context("a manifest lies in a folder")?.to_path_buf(),
+            published: package.publish.as_ref().is_none_or(|registries| !registries.is_empty()),
             description: package.description.clone(),
             license: package.license.clone(),
             has_doc_tests: package.targets.iter().any(|target| target.doctest),
@@ -137,19 +125,10 @@ mod tests {
     #[test]
     fn this_workspace_has_an_unpublished_xtask() {
         let workspace = Workspace::load().unwrap();
-        let xtask = workspace
-            .members
-            .iter()
-            .find(|member| member.name == "xtask")
-            .unwrap();
+        let xtask = workspace.members.iter().find(|member| member.name == "xtask").unwrap();
         assert!(!xtask.published);
         assert!(!xtask.has_doc_tests);
         assert!(xtask.manifest.lints.workspace);
-        assert!(
-            workspace
-                .members
-                .iter()
-                .any(|member| member.published && member.has_doc_tests)
-        );
+        assert!(workspace.members.iter().any(|member| member.published && member.has_doc_tests));
     }
 }

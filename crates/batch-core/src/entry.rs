@@ -1,5 +1,6 @@
 use std::num::NonZeroU64;
 
+use relaykit_pipeline_traits::Attempts;
 use tokio::sync::oneshot;
 
 use crate::answer::Answer;
@@ -23,16 +24,7 @@ pub(crate) struct Seat<T, O, E> {
     pub(crate) key: Option<NonZeroU64>,
     /// How many flushes were asked for before the item was added.
     pub(crate) epoch: u64,
-    pub(crate) tried: Tried,
-}
-
-/// How often an item was tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Tried {
-    /// Attempts spent.
-    pub(crate) attempts: u32,
-    /// Calls in a row that spent none.
-    pub(crate) free_rounds: u32,
+    pub(crate) attempts: Attempts,
 }
 
 /// An item and its seat.

@@ -19,6 +19,5 @@ pub use builder::{Builder, Recovery};
 pub use processor::{Permit, Processor};
 pub use rejected::{NotRunning, RejectReason, Rejected, StartError};
 pub use responses::{Overflow, Response, Responses};
-pub use round::MAX_FREE_ROUNDS;
 pub use stats::Stats;
 pub use stop::{ABORT_GRACE, StopReport};

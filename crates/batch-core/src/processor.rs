@@ -3,13 +3,13 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{BatchHandler, Monotonic};
+use relaykit_pipeline_traits::{Attempts, BatchHandler, Monotonic};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::answer::Ticket;
 use crate::builder::Builder;
-use crate::entry::{Reply, Seat, Tried};
+use crate::entry::{Reply, Seat};
 use crate::intake::{Phase, Wake};
 use crate::rejected::{NotRunning, RejectReason, Rejected, StartError};
 use crate::shared::Shared;
@@ -379,7 +379,7 @@ where
                 return Err(Rejected { item, reason: RejectReason::NotRunning });
             }
             let epoch = intake.epoch();
-            let seat = Seat { reply, weight, charged, key, epoch, tried: Tried::default() };
+            let seat = Seat { reply, weight, charged, key, epoch, attempts: Attempts::default() };
             intake.accept(item, seat, &shared.config.flush, || shared.clock.monotonic())
         };
         shared.wake(wake);

@@ -2,17 +2,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{
-    BatchOutcome, Classify, ErrorClass, Failure, RetryDecision, RetryPolicy, Rng, Verdict,
+    Attempts, BatchOutcome, Classify, ErrorClass, Failure, RetryDecision, RetryPolicy, Rng, Verdict,
 };
 
 use crate::answer::Cause;
 use crate::call::Called;
-use crate::entry::Tried;
-
-/// How many calls in a row may leave an item without spending one of its attempts: 64. From then on, each call
-/// that leaves it untried or is throttled spends one, so that no item is lent for ever. Calls that decided about
-/// another item of the batch do not count: they end by themselves.
-pub const MAX_FREE_ROUNDS: u32 = 64;
 
 /// What one call says of one item, whatever form the handler said it in.
 pub(crate) enum Sentence<O, E> {
@@ -118,13 +112,13 @@ impl<O, E> Sentences<O, E> {
 /// Decides what becomes of an item, and counts what the call cost it.
 pub(crate) fn decide<O, E: Classify>(
     sentence: Sentence<O, E>,
-    tried: &mut Tried,
+    attempts: &mut Attempts,
     round: &Round<'_>,
     rng: &mut Rng,
 ) -> Fate<O, E> {
     match sentence {
         Sentence::Done(output) => {
-            tried.attempts = tried.attempts.saturating_add(1);
+            attempts.settled();
             Fate::Answer(Ok(output))
         }
         Sentence::Refused(error) => Fate::Answer(Err(Cause::Refused(error))),
@@ -132,20 +126,20 @@ pub(crate) fn decide<O, E: Classify>(
         Sentence::Isolate(error) if !round.alone => Fate::Answer(Err(Cause::NotIsolated(error))),
         Sentence::Isolate(error) if error.is_transient() => {
             let after = error.retry_after();
-            again(after, Fault::Error(error), tried, round, rng)
+            again(after, Fault::Error(error), attempts, round, rng)
         }
         Sentence::Dead(error) | Sentence::Isolate(error) => {
-            tried.attempts = tried.attempts.saturating_add(1);
+            attempts.settled();
             Fate::Answer(Err(Cause::Dead(error)))
         }
-        Sentence::Retry { after, fault } => again(after, fault, tried, round, rng),
+        Sentence::Retry { after, fault } => again(after, fault, attempts, round, rng),
     }
 }
 
 fn again<O, E: Classify>(
     after: Option<Duration>,
     fault: Fault<E>,
-    tried: &mut Tried,
+    attempts: &mut Attempts,
     round: &Round<'_>,
     rng: &mut Rng,
 ) -> Fate<O, E> {
@@ -153,22 +147,18 @@ fn again<O, E: Classify>(
         // The batch got smaller, so this cannot go on for ever.
         return Fate::Again(Duration::ZERO);
     }
-    if fault.is_free() && tried.free_rounds < MAX_FREE_ROUNDS {
-        tried.free_rounds += 1;
-    } else {
-        tried.attempts = tried.attempts.saturating_add(1);
-        if !fault.is_free() {
-            tried.free_rounds = 0;
-        }
-    }
     let failure = Failure {
-        // A call that spent no attempt is followed as if it had been the first.
-        attempt: tried.attempts.max(1),
         elapsed: round.elapsed,
         hint: after,
         previous_delay: round.previous_delay,
+        ..Failure::of_attempt(attempts.spent())
     };
-    match round.policy.decide(&failure, rng) {
+    let decision = if fault.is_free() {
+        attempts.spared(failure, round.policy, rng)
+    } else {
+        attempts.failed(failure, round.policy, rng)
+    };
+    match decision {
         RetryDecision::RetryAfter(delay) => Fate::Again(delay),
         // One item that breaks the handler must not take its whole batch along.
         RetryDecision::GiveUp(_) if fault.is_breakdown() && !round.alone && round.may_split => Fate::Isolate,

@@ -144,7 +144,7 @@ pub(crate) fn answer_all<T, O, E>(
 ) -> usize {
     let mut lost = 0;
     for (item, seat) in batch.into_entries() {
-        let (cause, attempts) = (cause.clone(), seat.tried.attempts);
+        let (cause, attempts) = (cause.clone(), seat.attempts.spent());
         match (seat.reply, stream) {
             (Reply::Ticket(sender), _) => {
                 // Whoever dropped the ticket gave up the answer.

@@ -186,7 +186,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         let entries = lent.items.drain(..).zip(lent.seats.drain(..));
         for ((item, mut seat), verdict) in entries.zip(verdicts) {
             if let Verdict::Done(output) = verdict {
-                seat.tried.attempts = seat.tried.attempts.saturating_add(1);
+                seat.attempts.settled();
                 self.answer(item, seat, Ok(output));
             }
         }
@@ -223,7 +223,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         // All are decided while the flight still holds them: a policy that panics loses none.
         let seats = self.lent.seats.iter_mut();
         let fates: Vec<_> =
-            seats.map(|seat| decide(sentences.next(), &mut seat.tried, &round, rng)).collect();
+            seats.map(|seat| decide(sentences.next(), &mut seat.attempts, &round, rng)).collect();
         let mut again = Batch::new();
         let mut delay = Duration::ZERO;
         for ((item, seat), fate) in self.lent.take().into_entries().zip(fates) {
@@ -257,7 +257,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         result: Result<H::Output, Cause<H::Error>>,
     ) {
         self.settled.add(seat.epoch, seat.key, result.is_ok());
-        let attempts = seat.tried.attempts;
+        let attempts = seat.attempts.spent();
         match seat.reply {
             Reply::Ticket(sender) => {
                 let answer = result.map_err(|cause| Box::new(Failed { item: Some(item), cause, attempts }));
@@ -409,7 +409,7 @@ impl<T, H: BatchHandler<T>> Drop for Flight<'_, T, H> {
 pub(crate) fn tell_stopped<T, O, E>(seat: Seat<T, O, E>) {
     if let Reply::Ticket(sender) = seat.reply {
         // Whoever dropped the ticket gave up the answer.
-        let failed = Failed { item: None, cause: Cause::Stopped, attempts: seat.tried.attempts };
+        let failed = Failed { item: None, cause: Cause::Stopped, attempts: seat.attempts.spent() };
         let _ = sender.send(Err(Box::new(failed)));
     }
 }
@@ -444,7 +444,7 @@ where
             }
         };
         let now = first.take().unwrap_or_else(|| shared.clock.monotonic());
-        let attempt = flight.lent.seats.iter().map(|seat| seat.tried.attempts).max().unwrap_or(0);
+        let attempt = flight.lent.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
         let called = call(
             &shared.handler,
             &flight.lent.items,

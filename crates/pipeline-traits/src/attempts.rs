@@ -37,6 +37,12 @@ impl Attempts {
         self.spent.saturating_add(1)
     }
 
+    /// Returns how many calls in a row ended without spending one.
+    #[must_use]
+    pub const fn free_rounds(&self) -> u32 {
+        self.free_rounds
+    }
+
     /// Counts a call that settled the item, for good or bad.
     pub const fn settled(&mut self) {
         self.spent = self.spent.saturating_add(1);

@@ -34,43 +34,17 @@ fn throughput(producers: u32) -> [Line; 7] {
         rate("send", "processor-send", bare("channel"), 0.40),
         rate("add-dropped", "processor-add-dropped", bare("channel"), 0.40),
         rate("answered", "processor-answered", bare("channel-oneshot"), 0.60),
-        rate(
-            "answered-vs-batch-aint-one",
-            "processor-answered",
-            peer("answered"),
-            1.0,
-        ),
-        rate(
-            "in-flight",
-            "processor-in-flight",
-            bare("channel-oneshot-in-flight"),
-            0.60,
-        ),
-        rate(
-            "in-flight-vs-batch-aint-one",
-            "processor-in-flight",
-            peer("in-flight"),
-            1.0,
-        ),
-        rate(
-            "costed-vs-batch-aint-one",
-            "processor-costed",
-            peer("costed"),
-            1.0,
-        ),
+        rate("answered-vs-batch-aint-one", "processor-answered", peer("answered"), 1.0),
+        rate("in-flight", "processor-in-flight", bare("channel-oneshot-in-flight"), 0.60),
+        rate("in-flight-vs-batch-aint-one", "processor-in-flight", peer("in-flight"), 1.0),
+        rate("costed-vs-batch-aint-one", "processor-costed", peer("costed"), 1.0),
     ]
 }
 
 /// Counts allocations an item beside those of a bare channel with a oneshot answer.
 fn allocations(case: &str) -> Line {
     let name = format!("allocations-{case}");
-    Line::ratio(
-        name.clone(),
-        ours(&name),
-        ours("allocations-channel-oneshot"),
-        Lower,
-        1.0,
-    )
+    Line::ratio(name.clone(), ours(&name), ours("allocations-channel-oneshot"), Lower, 1.0)
 }
 
 fn ours(case: &str) -> Case {

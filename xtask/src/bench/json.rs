@@ -34,14 +34,7 @@ mod tests {
 
     fn side(value: f64) -> Side {
         let details = Map::from_iter([("items".to_owned(), Value::from(1000))]);
-        Side {
-            value: Spread {
-                median: value,
-                min: value,
-                max: value,
-            },
-            details,
-        }
+        Side { value: Spread { median: value, min: value, max: value }, details }
     }
 
     fn result(against: Option<Against>) -> LineResult {
@@ -58,15 +51,8 @@ mod tests {
 
     #[test]
     fn a_ratio_line_tells_both_sides_and_whether_the_target_is_met() {
-        let ratio = Spread {
-            median: 0.5,
-            min: 0.25,
-            max: 0.75,
-        };
-        let object = object(&result(Some(Against {
-            reference: side(10.0),
-            ratio,
-        })));
+        let ratio = Spread { median: 0.5, min: 0.25, max: 0.75 };
+        let object = object(&result(Some(Against { reference: side(10.0), ratio })));
         let expected = json!({
             "name": "send/1", "ours": 5.0, "reference": 10.0,
             "ratio": 0.5, "ratio_min": 0.25, "ratio_max": 0.75,
@@ -79,14 +65,8 @@ mod tests {
 
     #[test]
     fn an_absolute_line_has_null_for_reference_and_ratio() {
-        let object = object(&LineResult {
-            better: Better::Lower,
-            ..result(None)
-        });
+        let object = object(&LineResult { better: Better::Lower, ..result(None) });
         assert!(object["reference"].is_null() && object["ratio"].is_null());
-        assert_eq!(
-            (&object["met"], &object["higher_is_better"]),
-            (&json!(false), &json!(false))
-        );
+        assert_eq!((&object["met"], &object["higher_is_better"]), (&json!(false), &json!(false)));
     }
 }

@@ -42,24 +42,12 @@ impl Line {
         better: Better,
         target: f64,
     ) -> Self {
-        Self {
-            name: name.into(),
-            ours,
-            reference: Some(reference),
-            target,
-            better,
-        }
+        Self { name: name.into(), ours, reference: Some(reference), target, better }
     }
 
     /// Makes a line whose value must not exceed `target`.
     pub(super) fn at_most(name: impl Into<String>, ours: Case, target: f64) -> Self {
-        Self {
-            name: name.into(),
-            ours,
-            reference: None,
-            target,
-            better: Better::Lower,
-        }
+        Self { name: name.into(), ours, reference: None, target, better: Better::Lower }
     }
 
     /// Lists the cases that the line needs.
@@ -71,10 +59,7 @@ impl Line {
 impl Probe {
     /// Names a case of this probe.
     pub(super) fn case(self, name: impl Into<String>) -> Case {
-        Case {
-            probe: self,
-            name: name.into(),
-        }
+        Case { probe: self, name: name.into() }
     }
 }
 

@@ -41,12 +41,7 @@ pub(super) enum MeasureError {
     #[error("a line needs at least one round")]
     NoRounds,
     #[error("{ours} is measured in {ours_unit}, its reference {reference} in {reference_unit}")]
-    Units {
-        ours: String,
-        ours_unit: String,
-        reference: String,
-        reference_unit: String,
-    },
+    Units { ours: String, ours_unit: String, reference: String, reference_unit: String },
     #[error("the reference {reference} measured 0, so there is no ratio")]
     ZeroReference { reference: String },
 }
@@ -70,11 +65,7 @@ pub(super) fn measure(
         }
     }
     let unit = ours.last().ok_or(MeasureError::NoRounds)?.unit.clone();
-    let against = line
-        .reference
-        .as_ref()
-        .map(|_| Against::of(&ours, &references))
-        .transpose()?;
+    let against = line.reference.as_ref().map(|_| Against::of(&ours, &references)).transpose()?;
     Ok(LineResult {
         name: line.name.clone(),
         unit,
@@ -89,10 +80,7 @@ pub(super) fn measure(
 impl LineResult {
     /// Decides whether the target is met: by the ratio, or by the value of an absolute line.
     pub(super) fn met(&self) -> bool {
-        let judged = self
-            .against
-            .as_ref()
-            .map_or(self.ours.value, |against| against.ratio);
+        let judged = self.against.as_ref().map_or(self.ours.value, |against| against.ratio);
         self.better.is_met(judged.median, self.target)
     }
 }
@@ -101,10 +89,7 @@ impl Side {
     fn of(measurements: &[Measurement]) -> Result<Self, MeasureError> {
         let values: Vec<_> = measurements.iter().map(|measurement| measurement.value).collect();
         let value = Spread::of(&values).ok_or(MeasureError::NoRounds)?;
-        let details = measurements
-            .last()
-            .map(|last| last.details.clone())
-            .unwrap_or_default();
+        let details = measurements.last().map(|last| last.details.clone()).unwrap_or_default();
         Ok(Self { value, details })
     }
 }
@@ -117,10 +102,7 @@ impl Against {
             .map(|(ours, reference)| ratio(ours, reference))
             .collect::<Result<_, _>>()?;
         let ratio = Spread::of(&ratios).ok_or(MeasureError::NoRounds)?;
-        Ok(Self {
-            reference: Side::of(references)?,
-            ratio,
-        })
+        Ok(Self { reference: Side::of(references)?, ratio })
     }
 }
 
@@ -135,9 +117,7 @@ fn ratio(ours: &Measurement, reference: &Measurement) -> Result<f64, MeasureErro
     }
     // The probe's values are finite and not negative.
     if reference.value <= 0.0 {
-        return Err(MeasureError::ZeroReference {
-            reference: reference.case.clone(),
-        });
+        return Err(MeasureError::ZeroReference { reference: reference.case.clone() });
     }
     Ok(ours.value / reference.value)
 }

@@ -42,17 +42,9 @@ pub(super) enum ProbeError {
     #[error("could not start the probe of {case}")]
     Start { case: String, source: io::Error },
     #[error("the probe of {case} failed with {status}; it said: {stderr}")]
-    Failed {
-        case: String,
-        status: ExitStatus,
-        stderr: String,
-    },
+    Failed { case: String, status: ExitStatus, stderr: String },
     #[error("the probe of {case} did not answer with one JSON object, but with {stdout:?}")]
-    Unreadable {
-        case: String,
-        stdout: String,
-        source: serde_json::Error,
-    },
+    Unreadable { case: String, stdout: String, source: serde_json::Error },
     #[error("asked for {case}, the probe measured {answered}")]
     WrongCase { case: String, answered: String },
     #[error("the probe of {case} measured {value}; a value is finite and at least 0")]
@@ -70,9 +62,7 @@ impl Probes {
         cases: impl Iterator<Item = &'a Case>,
     ) -> anyhow::Result<Self> {
         let probes: BTreeSet<_> = cases.map(|case| case.probe).collect();
-        let programs = probes
-            .into_iter()
-            .map(|probe| Ok((probe, Program::new(build(workspace, probe)?))));
+        let programs = probes.into_iter().map(|probe| Ok((probe, Program::new(build(workspace, probe)?))));
         Ok(Self(programs.collect::<anyhow::Result<_>>()?))
     }
 
@@ -82,9 +72,8 @@ impl Probes {
     ///
     /// The probe fails, or answers something else than was asked.
     pub(super) fn measure(&self, case: &Case) -> Result<Measurement, ProbeError> {
-        let program = self.0.get(&case.probe).ok_or_else(|| ProbeError::Unbuilt {
-            case: case.name.clone(),
-        })?;
+        let program =
+            self.0.get(&case.probe).ok_or_else(|| ProbeError::Unbuilt { case: case.name.clone() })?;
         program.measure(&case.name)
     }
 }
@@ -99,10 +88,7 @@ struct Program {
 
 impl Program {
     fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            args: Vec::new(),
-        }
+        Self { path, args: Vec::new() }
     }
 
     fn measure(&self, case: &str) -> Result<Measurement, ProbeError> {
@@ -111,17 +97,10 @@ impl Program {
             .args(["measure", case])
             .stdin(Stdio::null())
             .output()
-            .map_err(|source| ProbeError::Start {
-                case: case.to_owned(),
-                source,
-            })?;
+            .map_err(|source| ProbeError::Start { case: case.to_owned(), source })?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(ProbeError::Failed {
-                case: case.to_owned(),
-                status: output.status,
-                stderr,
-            });
+            return Err(ProbeError::Failed { case: case.to_owned(), status: output.status, stderr });
         }
         read(case, &String::from_utf8_lossy(&output.stdout))
     }
@@ -133,24 +112,14 @@ fn read(case: &str, stdout: &str) -> Result<Measurement, ProbeError> {
     let measurement: Measurement = match serde_json::from_str(stdout) {
         Ok(measurement) => measurement,
         Err(source) => {
-            return Err(ProbeError::Unreadable {
-                case,
-                stdout: stdout.trim().to_owned(),
-                source,
-            });
+            return Err(ProbeError::Unreadable { case, stdout: stdout.trim().to_owned(), source });
         }
     };
     if measurement.case != case {
-        return Err(ProbeError::WrongCase {
-            case,
-            answered: measurement.case,
-        });
+        return Err(ProbeError::WrongCase { case, answered: measurement.case });
     }
     if !measurement.value.is_finite() || measurement.value < 0.0 {
-        return Err(ProbeError::Value {
-            case,
-            value: measurement.value,
-        });
+        return Err(ProbeError::Value { case, value: measurement.value });
     }
     Ok(measurement)
 }
@@ -158,21 +127,14 @@ fn read(case: &str, stdout: &str) -> Result<Measurement, ProbeError> {
 /// Builds a probe and returns its executable.
 fn build(workspace: &Workspace, probe: Probe) -> anyhow::Result<PathBuf> {
     let mut command = process::cargo(build_args(probe, &workspace.root, &workspace.target));
-    command
-        .current_dir(&workspace.root)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit());
+    command.current_dir(&workspace.root).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let line = process::display(&command);
     eprintln!("$ {line}");
-    let output = command
-        .output()
-        .with_context(|| format!("could not start `{line}`"))?;
+    let output = command.output().with_context(|| format!("could not start `{line}`"))?;
     ensure!(output.status.success(), "`{line}` failed: {}", output.status);
 
     let messages = Message::parse_stream(output.stdout.as_slice());
-    let messages: Vec<_> = messages
-        .collect::<Result<_, _>>()
-        .context("could not read what cargo built")?;
+    let messages: Vec<_> = messages.collect::<Result<_, _>>().context("could not read what cargo built")?;
     let mut executables = messages.into_iter().filter_map(|message| match message {
         Message::CompilerArtifact(artifact) => artifact.executable,
         _ => None,
@@ -185,14 +147,8 @@ fn build(workspace: &Workspace, probe: Probe) -> anyhow::Result<PathBuf> {
 }
 
 fn build_args(probe: Probe, root: &Path, target: &Path) -> Vec<OsString> {
-    let mut args: Vec<OsString> = [
-        "build",
-        "--release",
-        "--locked",
-        "--message-format=json-render-diagnostics",
-    ]
-    .map(Into::into)
-    .into();
+    let mut args: Vec<OsString> =
+        ["build", "--release", "--locked", "--message-format=json-render-diagnostics"].map(Into::into).into();
     match probe {
         Probe::Ours => args.extend(["--package", OURS].map(Into::into)),
         Probe::Peer(name) => args.extend([

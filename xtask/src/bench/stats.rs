@@ -32,14 +32,7 @@ mod tests {
     #[test]
     fn the_median_of_an_odd_number_of_values_is_the_middle_one() {
         let spread = Spread::of(&[9.0, 1.0, 4.0]).unwrap();
-        assert_eq!(
-            spread,
-            Spread {
-                median: 4.0,
-                min: 1.0,
-                max: 9.0
-            }
-        );
+        assert_eq!(spread, Spread { median: 4.0, min: 1.0, max: 9.0 });
     }
 
     #[test]
@@ -49,14 +42,7 @@ mod tests {
 
     #[test]
     fn one_value_is_its_own_median() {
-        assert_eq!(
-            Spread::of(&[7.0]).unwrap(),
-            Spread {
-                median: 7.0,
-                min: 7.0,
-                max: 7.0
-            }
-        );
+        assert_eq!(Spread::of(&[7.0]).unwrap(), Spread { median: 7.0, min: 7.0, max: 7.0 });
     }
 
     #[test]

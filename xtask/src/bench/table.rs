@@ -4,15 +4,7 @@ use comfy_table::{CellAlignment, Table};
 use super::line::Better;
 use super::measure::LineResult;
 
-const HEADER: [&str; 7] = [
-    "line",
-    "ours",
-    "reference",
-    "unit",
-    "ratio (min-max)",
-    "target",
-    "met",
-];
+const HEADER: [&str; 7] = ["line", "ours", "reference", "unit", "ratio (min-max)", "target", "met"];
 
 /// Lays the results out for a terminal.
 pub(super) fn table(results: &[LineResult]) -> Table {
@@ -67,44 +59,22 @@ mod tests {
     use super::*;
 
     fn side(value: f64) -> Side {
-        Side {
-            value: Spread {
-                median: value,
-                min: value,
-                max: value,
-            },
-            details: Map::new(),
-        }
+        Side { value: Spread { median: value, min: value, max: value }, details: Map::new() }
     }
 
     #[test]
     fn a_ratio_line_shows_its_spread_and_bound() {
-        let ratio = Spread {
-            median: 0.5,
-            min: 0.4,
-            max: 0.65,
-        };
+        let ratio = Spread { median: 0.5, min: 0.4, max: 0.65 };
         let result = LineResult {
             name: "send/1".into(),
             unit: "items/s".into(),
             rounds: 5,
             ours: side(6_250_000.0),
-            against: Some(Against {
-                reference: side(12_500_000.0),
-                ratio,
-            }),
+            against: Some(Against { reference: side(12_500_000.0), ratio }),
             target: 0.6,
             better: Better::Higher,
         };
-        let expected = [
-            "send/1",
-            "6250000",
-            "12500000",
-            "items/s",
-            "0.50 (0.40-0.65)",
-            "≥ 0.6",
-            "no",
-        ];
+        let expected = ["send/1", "6250000", "12500000", "items/s", "0.50 (0.40-0.65)", "≥ 0.6", "no"];
         assert_eq!(row(&result), expected);
         assert_eq!(table(&[result]).row_count(), 1);
     }
@@ -120,9 +90,6 @@ mod tests {
             target: 19.0,
             better: Better::Lower,
         };
-        assert_eq!(
-            row(&result),
-            ["isolate-poison", "18.0", "", "calls", "", "≤ 19", "yes"]
-        );
+        assert_eq!(row(&result), ["isolate-poison", "18.0", "", "calls", "", "≤ 19", "yes"]);
     }
 }

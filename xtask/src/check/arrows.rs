@@ -21,14 +21,8 @@ const ARROWS: [(&str, May); 15] = [
     ("relaykit-telemetry", Use(&["relaykit-pipeline-traits"])),
     ("relaykit-sql-store", Use(&["relaykit-pipeline-traits"])),
     ("relaykit-brokers", Use(&["relaykit-pipeline-traits"])),
-    (
-        "relaykit-iterable-handlers",
-        Use(&["relaykit-pipeline-traits", "relaykit-retry"]),
-    ),
-    (
-        "relaykit-persistent-queue",
-        Use(&["relaykit-pipeline-traits", "relaykit-retry", "relaykit-sql-store"]),
-    ),
+    ("relaykit-iterable-handlers", Use(&["relaykit-pipeline-traits", "relaykit-retry"])),
+    ("relaykit-persistent-queue", Use(&["relaykit-pipeline-traits", "relaykit-retry", "relaykit-sql-store"])),
     ("relaykit-inbox", Use(IOBOX)),
     ("relaykit-outbox", Use(IOBOX)),
     ("relaykit-demo", UseAll),
@@ -37,12 +31,8 @@ const ARROWS: [(&str, May); 15] = [
     ("xtask", Use(&[])),
 ];
 
-const IOBOX: &[&str] = &[
-    "relaykit-pipeline-traits",
-    "relaykit-sql-store",
-    "relaykit-retry",
-    "relaykit-event-barrier",
-];
+const IOBOX: &[&str] =
+    &["relaykit-pipeline-traits", "relaykit-sql-store", "relaykit-retry", "relaykit-event-barrier"];
 
 /// Crates that compile without tokio; a feature may bring it.
 const WITHOUT_TOKIO: [&str; 2] = ["relaykit-pipeline-traits", "relaykit-event-barrier"];
@@ -62,23 +52,16 @@ pub(super) enum Violation {
 
 /// Finds the forbidden dependencies between our crates. Dev-dependencies are free.
 pub(super) fn violations(members: &[Member]) -> Vec<Violation> {
-    members
-        .iter()
-        .flat_map(|member| violations_of(member, members))
-        .collect()
+    members.iter().flat_map(|member| violations_of(member, members)).collect()
 }
 
 fn violations_of(member: &Member, members: &[Member]) -> Vec<Violation> {
     let Some((_, may)) = ARROWS.iter().find(|(name, _)| *name == member.name) else {
-        return vec![Violation::Unknown {
-            name: member.name.clone(),
-        }];
+        return vec![Violation::Unknown { name: member.name.clone() }];
     };
     let mut found = Vec::new();
     match may {
-        UseAll if member.published => found.push(Violation::Published {
-            name: member.name.clone(),
-        }),
+        UseAll if member.published => found.push(Violation::Published { name: member.name.clone() }),
         UseAll => {}
         Use(allowed) => {
             let ours = shipped(member).filter(|dependency| is_ours(&dependency.name, members));
@@ -91,19 +74,14 @@ fn violations_of(member: &Member, members: &[Member]) -> Vec<Violation> {
     }
     let needs_tokio = shipped(member).any(|dependency| dependency.name == "tokio" && !dependency.optional);
     if needs_tokio && WITHOUT_TOKIO.contains(&member.name.as_str()) {
-        found.push(Violation::Tokio {
-            name: member.name.clone(),
-        });
+        found.push(Violation::Tokio { name: member.name.clone() });
     }
     found
 }
 
 /// Lists the dependencies that a user of the crate compiles too.
 fn shipped(member: &Member) -> impl Iterator<Item = &Dependency> {
-    member
-        .dependencies
-        .iter()
-        .filter(|dependency| dependency.kind != DependencyKind::Development)
+    member.dependencies.iter().filter(|dependency| dependency.kind != DependencyKind::Development)
 }
 
 fn is_ours(name: &str, members: &[Member]) -> bool {

@@ -13,9 +13,6 @@ pub(super) fn run(workspace: &Workspace) -> anyhow::Result<Outcome> {
     // Offline, cargo-deny reads the crates of every platform from the cache; a build fetches only ours.
     process::run(process::cargo(["fetch", "--quiet", "--locked"]).current_dir(&workspace.root))?;
     let mut deny = process::cargo(["deny", "--offline", "--locked", "check", "--hide-inclusion-graph"]);
-    process::run(
-        deny.args(["bans", "licenses", "sources"])
-            .current_dir(&workspace.root),
-    )?;
+    process::run(deny.args(["bans", "licenses", "sources"]).current_dir(&workspace.root))?;
     Ok(Outcome::Passed)
 }

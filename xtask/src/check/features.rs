@@ -23,10 +23,7 @@ pub(super) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     for member in &workspace.members {
         for set in feature_sets(&member.manifest.features) {
             let mut clippy = process::cargo(["clippy", "--quiet", "--locked", "--package", &member.name]);
-            clippy
-                .args(set.args())
-                .args(["--", "-D", "warnings"])
-                .current_dir(&workspace.root);
+            clippy.args(set.args()).args(["--", "-D", "warnings"]).current_dir(&workspace.root);
             if process::run(&mut clippy).is_err() {
                 failed.push(format!("{} ({})", member.name, set.name()));
             }
@@ -41,19 +38,10 @@ pub(super) fn run(workspace: &Workspace) -> anyhow::Result<()> {
 /// Lists no features, the default ones if there are any, and each declared feature alone.
 fn feature_sets(declared: &BTreeMap<String, Vec<String>>) -> Vec<FeatureSet> {
     let mut sets = vec![FeatureSet::None];
-    if declared
-        .get("default")
-        .is_some_and(|features| !features.is_empty())
-    {
+    if declared.get("default").is_some_and(|features| !features.is_empty()) {
         sets.push(FeatureSet::Default);
     }
-    sets.extend(
-        declared
-            .keys()
-            .filter(|name| *name != "default")
-            .cloned()
-            .map(FeatureSet::Only),
-    );
+    sets.extend(declared.keys().filter(|name| *name != "default").cloned().map(FeatureSet::Only));
     sets
 }
 
@@ -81,26 +69,16 @@ mod tests {
 
     fn declared(features: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
         let owned = features.iter().map(|(name, uses)| {
-            (
-                name.to_string(),
-                uses.iter().map(ToString::to_string).collect::<Vec<String>>(),
-            )
+            (name.to_string(), uses.iter().map(ToString::to_string).collect::<Vec<String>>())
         });
         owned.collect()
     }
 
     #[test]
     fn each_feature_is_tried_alone_beside_none_and_default() {
-        let sets = feature_sets(&declared(&[
-            ("default", &["tls"]),
-            ("tls", &[]),
-            ("json", &["dep:serde"]),
-        ]));
+        let sets = feature_sets(&declared(&[("default", &["tls"]), ("tls", &[]), ("json", &["dep:serde"])]));
         let only = |name: &str| FeatureSet::Only(name.into());
-        assert_eq!(
-            sets,
-            [FeatureSet::None, FeatureSet::Default, only("json"), only("tls")]
-        );
+        assert_eq!(sets, [FeatureSet::None, FeatureSet::Default, only("json"), only("tls")]);
     }
 
     #[test]

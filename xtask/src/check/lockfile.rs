@@ -23,11 +23,7 @@ const BANNED: [Banned; 3] = [
         version: "",
         reason: "it is unmaintained and its last release is a compile error",
     },
-    Banned {
-        name: "parking_lot",
-        version: "0.13.",
-        reason: "it needs a newer Rust than our rust-version",
-    },
+    Banned { name: "parking_lot", version: "0.13.", reason: "it needs a newer Rust than our rust-version" },
 ];
 
 /// A banned crate that was found in the lockfile.
@@ -64,11 +60,7 @@ fn violations(lockfile: &str) -> Result<Vec<Found>, toml::de::Error> {
         let banned = BANNED
             .iter()
             .find(|banned| banned.name == package.name && package.version.starts_with(banned.version))?;
-        Some(Found {
-            name: package.name,
-            version: package.version,
-            reason: banned.reason,
-        })
+        Some(Found { name: package.name, version: package.version, reason: banned.reason })
     });
     Ok(found.collect())
 }
@@ -81,30 +73,18 @@ mod tests {
         let entry = |(name, version)| format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n");
         let text: String = packages.iter().copied().map(entry).collect();
         let found = violations(&format!("version = 4\n{text}")).unwrap();
-        found
-            .into_iter()
-            .map(|found| format!("{} {}", found.name, found.version))
-            .collect()
+        found.into_iter().map(|found| format!("{} {}", found.name, found.version)).collect()
     }
 
     #[test]
     fn banned_crates_are_found() {
-        assert_eq!(
-            found(&[("sqlx-core", "0.9.0"), ("sqlx-sqlite", "0.9.0")]),
-            ["sqlx-sqlite 0.9.0"]
-        );
-        assert_eq!(
-            found(&[("bincode", "2.0.1"), ("bincode", "3.0.0")]),
-            ["bincode 2.0.1", "bincode 3.0.0"]
-        );
+        assert_eq!(found(&[("sqlx-core", "0.9.0"), ("sqlx-sqlite", "0.9.0")]), ["sqlx-sqlite 0.9.0"]);
+        assert_eq!(found(&[("bincode", "2.0.1"), ("bincode", "3.0.0")]), ["bincode 2.0.1", "bincode 3.0.0"]);
     }
 
     #[test]
     fn only_the_new_parking_lot_is_banned() {
-        assert_eq!(
-            found(&[("parking_lot", "0.12.5"), ("parking_lot", "0.13.0")]),
-            ["parking_lot 0.13.0"]
-        );
+        assert_eq!(found(&[("parking_lot", "0.12.5"), ("parking_lot", "0.13.0")]), ["parking_lot 0.13.0"]);
     }
 
     #[test]

@@ -18,10 +18,7 @@ pub(super) enum Lack {
 
 /// Finds what each crate lacks: the workspace's lints, and what a registry page shows.
 pub(super) fn violations(members: &[Member]) -> Vec<Lack> {
-    members
-        .iter()
-        .flat_map(|member| lacks(member, Path::is_file))
-        .collect()
+    members.iter().flat_map(|member| lacks(member, Path::is_file)).collect()
 }
 
 fn lacks(member: &Member, exists: impl Fn(&Path) -> bool) -> Vec<Lack> {
@@ -58,10 +55,7 @@ mod tests {
             published: true,
             description: Some("Retry policies".into()),
             license: Some("MIT OR Apache-2.0".into()),
-            manifest: Manifest {
-                lints: Lints { workspace: true },
-                ..Manifest::default()
-            },
+            manifest: Manifest { lints: Lints { workspace: true }, ..Manifest::default() },
             ..Member::default()
         }
     }
@@ -73,48 +67,23 @@ mod tests {
 
     #[test]
     fn lints_are_inherited_even_by_unpublished_crates() {
-        let member = Member {
-            manifest: Manifest::default(),
-            published: false,
-            ..complete()
-        };
-        assert_eq!(
-            lacks(&member, |_| true),
-            [Lack::Lints {
-                name: "relaykit-retry".into()
-            }]
-        );
+        let member = Member { manifest: Manifest::default(), published: false, ..complete() };
+        assert_eq!(lacks(&member, |_| true), [Lack::Lints { name: "relaykit-retry".into() }]);
     }
 
     #[test]
     fn a_published_crate_has_a_description_and_a_license() {
-        let member = Member {
-            description: Some(String::new()),
-            license: None,
-            ..complete()
-        };
-        let missing = |field| Lack::Field {
-            name: "relaykit-retry".into(),
-            field,
-        };
-        assert_eq!(
-            lacks(&member, |_| true),
-            [missing("description"), missing("license")]
-        );
+        let member = Member { description: Some(String::new()), license: None, ..complete() };
+        let missing = |field| Lack::Field { name: "relaykit-retry".into(), field };
+        assert_eq!(lacks(&member, |_| true), [missing("description"), missing("license")]);
     }
 
     #[test]
     fn a_published_crate_has_a_readme_and_a_changelog() {
         let has_readme_only = |file: &Path| file == Path::new("crates/retry/README.md");
-        let missing = Lack::File {
-            name: "relaykit-retry".into(),
-            file: "CHANGELOG.md",
-        };
+        let missing = Lack::File { name: "relaykit-retry".into(), file: "CHANGELOG.md" };
         assert_eq!(lacks(&complete(), has_readme_only), [missing]);
-        let unpublished = Member {
-            published: false,
-            ..complete()
-        };
+        let unpublished = Member { published: false, ..complete() };
         assert_eq!(lacks(&unpublished, has_readme_only), []);
     }
 }

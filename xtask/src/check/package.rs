@@ -24,16 +24,9 @@ mod tests {
 
     #[test]
     fn unpublished_crates_are_left_out() {
-        let member = |name: &str, published| Member {
-            name: name.into(),
-            published,
-            ..Member::default()
-        };
+        let member = |name: &str, published| Member { name: name.into(), published, ..Member::default() };
         let members = [member("relaykit-retry", true), member("xtask", false)];
-        assert_eq!(
-            args(&members, true),
-            ["package", "--workspace", "--locked", "--exclude", "xtask"]
-        );
+        assert_eq!(args(&members, true), ["package", "--workspace", "--locked", "--exclude", "xtask"]);
     }
 
     #[test]

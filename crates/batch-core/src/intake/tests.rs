@@ -1,7 +1,9 @@
 use std::time::Duration;
 
+use relaykit_pipeline_traits::Attempts;
+
 use super::*;
-use crate::entry::{Reply, Tried};
+use crate::entry::Reply;
 
 type Buffer = Intake<u32, (), ()>;
 
@@ -24,7 +26,7 @@ fn at(seconds: u64) -> Monotonic {
 fn seat(intake: &Buffer, key: u64, weight: usize) -> Seat<u32, (), ()> {
     let charged = u32::try_from(weight).unwrap();
     let (key, epoch) = (NonZeroU64::new(key), intake.epoch());
-    Seat { reply: Reply::Stream, weight, charged, key, epoch, tried: Tried::default() }
+    Seat { reply: Reply::Stream, weight, charged, key, epoch, attempts: Attempts::default() }
 }
 
 /// Accepts an item with a key and without weight, at no particular time.

@@ -1,4 +1,4 @@
-use relaykit_pipeline_traits::GiveUp;
+use relaykit_pipeline_traits::{GiveUp, MAX_FREE_ROUNDS};
 
 use super::*;
 
@@ -38,15 +38,34 @@ struct Place {
     alone: bool,
     may_split: bool,
     progress: bool,
-    before: Tried,
+    before: Attempts,
 }
 
-const FRESH: Tried = Tried { attempts: 0, free_rounds: 0 };
+/// An item on which so many attempts were spent, and then so many free rounds.
+fn after(spent: u32, free_rounds: u32) -> Attempts {
+    let mut attempts = Attempts::default();
+    let mut rng = Rng::seeded(1);
+    for _ in 0..spent {
+        let _ = attempts.failed(Failure::of_attempt(0), &Twice, &mut rng);
+    }
+    for _ in 0..free_rounds {
+        let _ = attempts.spared(Failure::of_attempt(0), &Twice, &mut rng);
+    }
+    assert_eq!((attempts.spent(), attempts.free_rounds()), (spent, free_rounds));
+    attempts
+}
+
+fn fresh() -> Attempts {
+    after(0, 0)
+}
+
 /// No attempt is left after this one.
-const LAST: Tried = Tried { attempts: 1, free_rounds: 0 };
+fn last() -> Attempts {
+    after(1, 0)
+}
 
 /// Alone or in company, where splitting is allowed and where not.
-fn places(before: Tried) -> impl Iterator<Item = Place> {
+fn places(before: Attempts) -> impl Iterator<Item = Place> {
     [(false, false), (false, true), (true, false), (true, true)]
         .into_iter()
         .map(move |(alone, may_split)| Place { alone, may_split, progress: false, before })
@@ -62,8 +81,8 @@ fn judge(sentence: Sentence<u32, Oops>, place: Place) -> (String, u32, u32) {
         progress: place.progress,
         may_split: place.may_split,
     };
-    let mut tried = place.before;
-    let fate = decide(sentence, &mut tried, &round, &mut Rng::seeded(1));
+    let mut attempts = place.before;
+    let fate = decide(sentence, &mut attempts, &round, &mut Rng::seeded(1));
     let told = match fate {
         Fate::Answer(Ok(output)) => format!("done {output}"),
         Fate::Answer(Err(cause)) => match cause {
@@ -76,7 +95,7 @@ fn judge(sentence: Sentence<u32, Oops>, place: Place) -> (String, u32, u32) {
         Fate::Again(wait) => format!("again after {wait:?}"),
         Fate::Isolate => "isolate".to_owned(),
     };
-    (told, tried.attempts - place.before.attempts, tried.free_rounds)
+    (told, attempts.spent() - place.before.spent(), attempts.free_rounds())
 }
 
 fn told(fate: &str, spent: u32, free_rounds: u32) -> (String, u32, u32) {
@@ -99,14 +118,14 @@ use ErrorClass::{Permanent, Throttled, Transient};
 
 #[test]
 fn a_handled_item_is_done_wherever_it_stands() {
-    for place in places(FRESH).chain(places(LAST)) {
+    for place in places(fresh()).chain(places(last())) {
         assert_eq!(judge(Sentence::Done(5), place), told("done 5", 1, 0), "{place:?}");
     }
 }
 
 #[test]
 fn a_dead_item_is_dead_wherever_it_stands_and_whatever_its_error_says() {
-    for place in places(FRESH).chain(places(LAST)) {
+    for place in places(fresh()).chain(places(last())) {
         for class in [Transient, Throttled, Permanent] {
             assert_eq!(judge(Sentence::Dead(oops(class)), place), told("dead", 1, 0), "{place:?}");
         }
@@ -115,14 +134,14 @@ fn a_dead_item_is_dead_wherever_it_stands_and_whatever_its_error_says() {
 
 #[test]
 fn a_refused_item_is_handed_back_and_spends_nothing() {
-    for place in places(FRESH).chain(places(LAST)) {
+    for place in places(fresh()).chain(places(last())) {
         assert_eq!(judge(Sentence::Refused(oops(Transient)), place), told("refused", 0, 0), "{place:?}");
     }
 }
 
 #[test]
 fn an_item_not_judged_in_company_is_isolated_if_that_is_allowed() {
-    for place in places(FRESH).chain(places(LAST)).filter(|place| !place.alone) {
+    for place in places(fresh()).chain(places(last())).filter(|place| !place.alone) {
         for class in [Transient, Throttled, Permanent] {
             let expected = if place.may_split { "isolate" } else { "not isolated" };
             assert_eq!(judge(Sentence::Isolate(oops(class)), place), told(expected, 0, 0), "{place:?}");
@@ -132,13 +151,13 @@ fn an_item_not_judged_in_company_is_isolated_if_that_is_allowed() {
 
 #[test]
 fn an_item_not_judged_although_alone_is_decided_by_its_errors_class() {
-    for place in places(FRESH).filter(|place| place.alone) {
+    for place in places(fresh()).filter(|place| place.alone) {
         let judged = |class| judge(Sentence::Isolate(oops(class)), place);
         assert_eq!(judged(Permanent), told("dead", 1, 0));
         assert_eq!(judged(Transient), told("again after 7s", 1, 0));
         assert_eq!(judged(Throttled), told("again after 7s", 0, 1));
     }
-    for place in places(LAST).filter(|place| place.alone) {
+    for place in places(last()).filter(|place| place.alone) {
         assert_eq!(judge(Sentence::Isolate(oops(Transient)), place), told("exhausted", 1, 0));
     }
 }
@@ -146,10 +165,10 @@ fn an_item_not_judged_although_alone_is_decided_by_its_errors_class() {
 #[test]
 fn a_failed_item_is_tried_again_until_its_attempts_are_spent() {
     for class in [Transient, Permanent] {
-        for place in places(FRESH) {
+        for place in places(fresh()) {
             assert_eq!(judge(failed(class), place), told("again after 1s", 1, 0), "{place:?}");
         }
-        for place in places(LAST) {
+        for place in places(last()) {
             assert_eq!(judge(failed(class), place), told("exhausted", 1, 0), "{place:?}");
         }
     }
@@ -157,7 +176,7 @@ fn a_failed_item_is_tried_again_until_its_attempts_are_spent() {
 
 #[test]
 fn the_hint_of_a_verdict_reaches_the_policy() {
-    for place in places(FRESH) {
+    for place in places(fresh()) {
         let sentence = Sentence::Retry { after: Some(HINT), fault: Fault::Error(oops(Transient)) };
         assert_eq!(judge(sentence, place), told("again after 7s", 1, 0));
     }
@@ -167,21 +186,21 @@ fn the_hint_of_a_verdict_reaches_the_policy() {
 fn throttled_and_untried_spend_nothing_until_there_were_too_many_free_rounds() {
     let sentences: [fn() -> Sentence<u32, Oops>; 2] = [|| failed(Throttled), || retry(Fault::Untried)];
     for sentence in sentences {
-        for place in places(FRESH) {
+        for place in places(fresh()) {
             assert_eq!(judge(sentence(), place), told("again after 1s", 0, 1), "{place:?}");
-            let before = Tried { attempts: 0, free_rounds: MAX_FREE_ROUNDS - 1 };
+            let before = after(0, MAX_FREE_ROUNDS - 1);
             assert_eq!(
                 judge(sentence(), Place { before, ..place }),
                 told("again after 1s", 0, MAX_FREE_ROUNDS)
             );
-            let before = Tried { attempts: 0, free_rounds: MAX_FREE_ROUNDS };
+            let before = after(0, MAX_FREE_ROUNDS);
             assert_eq!(
                 judge(sentence(), Place { before, ..place }),
                 told("again after 1s", 1, MAX_FREE_ROUNDS)
             );
         }
     }
-    let before = Tried { attempts: 1, free_rounds: MAX_FREE_ROUNDS };
+    let before = after(1, MAX_FREE_ROUNDS);
     for place in places(before) {
         assert_eq!(judge(failed(Throttled), place), told("exhausted", 1, MAX_FREE_ROUNDS));
         let untried = judge(retry(Fault::Untried), place);
@@ -191,7 +210,7 @@ fn throttled_and_untried_spend_nothing_until_there_were_too_many_free_rounds() {
 
 #[test]
 fn a_real_failure_ends_the_row_of_free_rounds() {
-    let before = Tried { attempts: 0, free_rounds: 5 };
+    let before = after(0, 5);
     for place in places(before) {
         assert_eq!(judge(failed(Transient), place), told("again after 1s", 1, 0), "{place:?}");
     }
@@ -199,8 +218,8 @@ fn a_real_failure_ends_the_row_of_free_rounds() {
 
 #[test]
 fn an_item_left_untried_behind_others_that_were_decided_goes_on_at_once_and_for_free() {
-    for free_rounds in [0, MAX_FREE_ROUNDS, u32::MAX] {
-        for place in places(Tried { attempts: 9, free_rounds }) {
+    for free_rounds in [0, MAX_FREE_ROUNDS] {
+        for place in places(after(9, free_rounds)) {
             let place = Place { progress: true, ..place };
             assert_eq!(judge(retry(Fault::Untried), place), told("again after 0ns", 0, free_rounds));
         }
@@ -211,11 +230,11 @@ fn an_item_left_untried_behind_others_that_were_decided_goes_on_at_once_and_for_
 fn a_breakdown_out_of_attempts_is_isolated_where_that_can_help() {
     let panicked = || retry(Fault::Panicked("oh no".into()));
     let wrong = || retry(Fault::WrongVerdicts { items: 3, verdicts: 2 });
-    for place in places(FRESH) {
+    for place in places(fresh()) {
         assert_eq!(judge(panicked(), place), told("again after 1s", 1, 0), "{place:?}");
         assert_eq!(judge(wrong(), place), told("again after 1s", 1, 0), "{place:?}");
     }
-    for place in places(LAST) {
+    for place in places(last()) {
         if !place.alone && place.may_split {
             assert_eq!(judge(panicked(), place), told("isolate", 1, 0));
             assert_eq!(judge(wrong(), place), told("isolate", 1, 0));
@@ -228,29 +247,12 @@ fn a_breakdown_out_of_attempts_is_isolated_where_that_can_help() {
 
 #[test]
 fn a_timeout_out_of_attempts_is_answered_and_not_multiplied() {
-    for place in places(FRESH) {
+    for place in places(fresh()) {
         assert_eq!(judge(retry(Fault::TimedOut(HINT)), place), told("again after 1s", 1, 0));
     }
-    for place in places(LAST) {
+    for place in places(last()) {
         let expected = told("the handler took longer than 7s", 1, 0);
         assert_eq!(judge(retry(Fault::TimedOut(HINT)), place), expected, "{place:?}");
-    }
-}
-
-#[test]
-fn counts_do_not_overflow() {
-    let mut tried = Tried { attempts: u32::MAX, free_rounds: 0 };
-    let round = Round {
-        policy: &Twice,
-        elapsed: Duration::MAX,
-        previous_delay: Some(Duration::MAX),
-        alone: true,
-        progress: false,
-        may_split: true,
-    };
-    for sentence in [failed(Transient), Sentence::Done(1), Sentence::Dead(oops(Permanent))] {
-        let _ = decide(sentence, &mut tried, &round, &mut Rng::seeded(1));
-        assert_eq!(tried.attempts, u32::MAX);
     }
 }
 

@@ -1,7 +1,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use relaykit_batch_core::{Cause, MAX_FREE_ROUNDS};
+use relaykit_batch_core::Cause;
+use relaykit_pipeline_traits::MAX_FREE_ROUNDS;
 use relaykit_pipeline_traits::{BatchOutcome, ManualClock, Verdict};
 
 use crate::common::{

@@ -2,22 +2,11 @@ use super::super::line::Probe;
 use super::*;
 
 fn measurement(case: &str, value: f64, unit: &str) -> Measurement {
-    Measurement {
-        case: case.into(),
-        value,
-        unit: unit.into(),
-        details: Map::new(),
-    }
+    Measurement { case: case.into(), value, unit: unit.into(), details: Map::new() }
 }
 
 fn ratio_line(better: Better, target: f64) -> Line {
-    Line::ratio(
-        "line",
-        Probe::Ours.case("ours"),
-        Probe::Ours.case("bare"),
-        better,
-        target,
-    )
+    Line::ratio("line", Probe::Ours.case("ours"), Probe::Ours.case("bare"), better, target)
 }
 
 /// Measures a line with scripted values; returns the cases in the order they were run, too.
@@ -42,48 +31,18 @@ fn ours_and_the_reference_take_turns() {
 #[test]
 fn the_ratio_is_the_median_of_the_rounds_ratios() {
     // The medians are 20 and 40; the rounds' ratios are 0.25, 1.0 and 0.75.
-    let (result, _) = scripted(
-        &ratio_line(Better::Higher, 0.5),
-        &[10.0, 20.0, 30.0],
-        &[40.0, 20.0, 40.0],
-    );
+    let (result, _) = scripted(&ratio_line(Better::Higher, 0.5), &[10.0, 20.0, 30.0], &[40.0, 20.0, 40.0]);
     let result = result.unwrap();
     let against = result.against.as_ref().unwrap();
-    assert_eq!(
-        against.ratio,
-        Spread {
-            median: 0.75,
-            min: 0.25,
-            max: 1.0
-        }
-    );
-    assert_eq!(
-        result.ours.value,
-        Spread {
-            median: 20.0,
-            min: 10.0,
-            max: 30.0
-        }
-    );
-    assert_eq!(
-        against.reference.value,
-        Spread {
-            median: 40.0,
-            min: 20.0,
-            max: 40.0
-        }
-    );
+    assert_eq!(against.ratio, Spread { median: 0.75, min: 0.25, max: 1.0 });
+    assert_eq!(result.ours.value, Spread { median: 20.0, min: 10.0, max: 30.0 });
+    assert_eq!(against.reference.value, Spread { median: 40.0, min: 20.0, max: 40.0 });
     assert_eq!((result.rounds, result.unit.as_str()), (3, "items/s"));
 }
 
 #[test]
 fn a_target_is_met_by_the_ratio_in_the_lines_direction() {
-    let met = |better, target| {
-        scripted(&ratio_line(better, target), &[30.0], &[40.0])
-            .0
-            .unwrap()
-            .met()
-    };
+    let met = |better, target| scripted(&ratio_line(better, target), &[30.0], &[40.0]).0.unwrap().met();
     assert!(met(Better::Higher, 0.75));
     assert!(!met(Better::Higher, 0.8));
     assert!(met(Better::Lower, 1.0));
@@ -107,11 +66,7 @@ fn an_absolute_line_is_judged_by_its_value() {
 #[test]
 fn different_units_do_not_compare() {
     let error = measure(&ratio_line(Better::Higher, 1.0), 1, |case| {
-        Ok(measurement(
-            &case.name,
-            1.0,
-            if case.name == "ours" { "items/s" } else { "ns" },
-        ))
+        Ok(measurement(&case.name, 1.0, if case.name == "ours" { "items/s" } else { "ns" }))
     });
     let message = error.unwrap_err().to_string();
     assert_eq!(message, "ours is measured in items/s, its reference bare in ns");
@@ -132,9 +87,7 @@ fn no_rounds_are_an_error() {
 #[test]
 fn a_probe_that_fails_ends_its_line() {
     let result = measure(&ratio_line(Better::Higher, 1.0), 5, |case| {
-        Err(ProbeError::Unbuilt {
-            case: case.name.clone(),
-        })
+        Err(ProbeError::Unbuilt { case: case.name.clone() })
     });
     assert!(matches!(result, Err(MeasureError::Probe(ProbeError::Unbuilt { case })) if case == "ours"));
 }

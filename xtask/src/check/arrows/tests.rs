@@ -12,18 +12,11 @@ fn member(short: &str, uses: &[&str]) -> Member {
 }
 
 fn dependency(name: &str, kind: DependencyKind) -> Dependency {
-    Dependency {
-        name: name.into(),
-        kind,
-        optional: false,
-    }
+    Dependency { name: name.into(), kind, optional: false }
 }
 
 fn arrow(from: &str, to: &str) -> Violation {
-    Violation::Arrow {
-        from: format!("relaykit-{from}"),
-        to: format!("relaykit-{to}"),
-    }
+    Violation::Arrow { from: format!("relaykit-{from}"), to: format!("relaykit-{to}") }
 }
 
 /// Asserts that `from` may use `to`, or that exactly this arrow is forbidden.
@@ -72,10 +65,7 @@ fn inbox_and_outbox_do_not_know_each_other() {
 #[test]
 fn nothing_published_uses_the_demo_or_the_benches() {
     for to in ["demo", "suite", "bench"] {
-        let unpublished = Member {
-            published: false,
-            ..member(to, &[])
-        };
+        let unpublished = Member { published: false, ..member(to, &[]) };
         let graph = [member("retry", &[&format!("relaykit-{to}")]), unpublished];
         assert_eq!(violations(&graph), [arrow("retry", to)]);
     }
@@ -83,16 +73,10 @@ fn nothing_published_uses_the_demo_or_the_benches() {
 
 #[test]
 fn the_demo_the_suite_and_the_benches_use_everything() {
-    let all: Vec<String> = LIBRARIES
-        .iter()
-        .map(|short| format!("relaykit-{short}"))
-        .collect();
+    let all: Vec<String> = LIBRARIES.iter().map(|short| format!("relaykit-{short}")).collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     for short in ["demo", "suite", "bench"] {
-        let unpublished = Member {
-            published: false,
-            ..member(short, &all)
-        };
+        let unpublished = Member { published: false, ..member(short, &all) };
         assert_eq!(violations(&[unpublished]), []);
     }
 }
@@ -100,12 +84,7 @@ fn the_demo_the_suite_and_the_benches_use_everything() {
 #[test]
 fn what_uses_everything_is_never_published() {
     let published = member("demo", &[]);
-    assert_eq!(
-        violations(&[published]),
-        [Violation::Published {
-            name: "relaykit-demo".into()
-        }]
-    );
+    assert_eq!(violations(&[published]), [Violation::Published { name: "relaykit-demo".into() }]);
 }
 
 #[test]
@@ -118,46 +97,24 @@ fn xtask_uses_none_of_ours() {
         ],
         ..Member::default()
     };
-    let forbidden = Violation::Arrow {
-        from: "xtask".into(),
-        to: "relaykit-pipeline-traits".into(),
-    };
+    let forbidden = Violation::Arrow { from: "xtask".into(), to: "relaykit-pipeline-traits".into() };
     assert_eq!(violations(&[xtask]), [forbidden]);
 }
 
 #[test]
 fn an_unknown_crate_is_a_violation() {
     let graph = [member("surprise", &["relaykit-pipeline-traits"])];
-    assert_eq!(
-        violations(&graph),
-        [Violation::Unknown {
-            name: "relaykit-surprise".into()
-        }]
-    );
+    assert_eq!(violations(&graph), [Violation::Unknown { name: "relaykit-surprise".into() }]);
 }
 
 #[test]
 fn an_arrow_to_an_unknown_crate_is_forbidden_too() {
     let found = violations(&[
         member("retry", &["surprise"]),
-        Member {
-            name: "surprise".into(),
-            ..Member::default()
-        },
+        Member { name: "surprise".into(), ..Member::default() },
     ]);
-    let forbidden = Violation::Arrow {
-        from: "relaykit-retry".into(),
-        to: "surprise".into(),
-    };
-    assert_eq!(
-        found,
-        [
-            forbidden,
-            Violation::Unknown {
-                name: "surprise".into()
-            }
-        ]
-    );
+    let forbidden = Violation::Arrow { from: "relaykit-retry".into(), to: "surprise".into() };
+    assert_eq!(found, [forbidden, Violation::Unknown { name: "surprise".into() }]);
 }
 
 #[test]
@@ -189,9 +146,7 @@ fn the_vocabulary_and_the_barrier_use_tokio_behind_a_feature_only() {
         let mut needs_tokio = member(short, &["tokio"]);
         assert_eq!(
             violations(&[needs_tokio.clone()]),
-            [Violation::Tokio {
-                name: format!("relaykit-{short}")
-            }]
+            [Violation::Tokio { name: format!("relaykit-{short}") }]
         );
         needs_tokio.dependencies[0].optional = true;
         assert_eq!(violations(&[needs_tokio]), []);
@@ -201,8 +156,5 @@ fn the_vocabulary_and_the_barrier_use_tokio_behind_a_feature_only() {
 
 #[test]
 fn messages_name_the_crates() {
-    assert_eq!(
-        arrow("inbox", "outbox").to_string(),
-        "relaykit-inbox may not use relaykit-outbox"
-    );
+    assert_eq!(arrow("inbox", "outbox").to_string(), "relaykit-inbox may not use relaykit-outbox");
 }
