@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Faults::None)]
     pub(crate) faults: Faults,
 
-    /// Send to this server instead, for instance http://127.0.0.1:8080
+    /// Send to this server instead, for instance `http://127.0.0.1:8080`
     #[arg(long, value_name = "URL", conflicts_with = "faults")]
     pub(crate) base_url: Option<String>,
 

@@ -19,7 +19,7 @@ pub(crate) fn parse(line: &[u8], stamper: &Stamper) -> Result<Prepared<EventTrac
         None => event,
     };
     let request = EventTrack::new(Identity::user_id(user), name).fields(payload);
-    request.prepare(stamper).map_err(Rejection::Invalid)
+    request.prepare(stamper).map_err(|error| Rejection::Invalid(Box::new(error)))
 }
 
 /// Why a line was not accepted.
@@ -30,7 +30,7 @@ pub(crate) enum Rejection {
     NoPayload,
     NoUser,
     TooLong { max: usize },
-    Invalid(PrepareError<EventTrack>),
+    Invalid(Box<PrepareError<EventTrack>>),
 }
 
 impl Rejection {

@@ -21,14 +21,14 @@ async fn run(args: &[&str]) -> Output {
 
 /// Runs the demo against the API and returns its exit code and report.
 async fn report(api: &Api, args: &[&str]) -> (Option<i32>, Value) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder can be made");
     let file = folder.path().join("report.json");
     let mut all = vec!["--base-url", api.base_url(), "--report", path(&file)];
     all.extend(args);
     let output = run(&all).await;
     let json = std::fs::read(&file)
         .unwrap_or_else(|error| panic!("no report: {error}\n{}", String::from_utf8_lossy(&output.stderr)));
-    (output.status.code(), serde_json::from_slice(&json).unwrap())
+    (output.status.code(), serde_json::from_slice(&json).expect("the report is JSON"))
 }
 
 fn path(path: &Path) -> &str {
@@ -37,7 +37,7 @@ fn path(path: &Path) -> &str {
 
 /// The members that must be what they are, in one value.
 fn counts(report: &Value) -> [u64; 4] {
-    ["read", "delivered", "rejected", "lost"].map(|name| report[name].as_u64().unwrap())
+    ["read", "delivered", "rejected", "lost"].map(|name| report[name].as_u64().expect("it is a count"))
 }
 
 #[tokio::test]

@@ -19,9 +19,16 @@ type Event = Prepared<EventTrack>;
 type Events = Processor<Event, EventTrackHandler>;
 
 fn builder(api: &Api) -> Builder<Event, EventTrackHandler> {
-    let key = ApiKey::new("key").unwrap();
-    let client = Client::builder(key).base_url(api.base_url()).no_rate_limits().build().unwrap();
-    let retry = Backoff::exponential(Duration::from_millis(1)).max_attempts(30).build().unwrap();
+    let key = ApiKey::new("key").expect("the settings are valid");
+    let client = Client::builder(key)
+        .base_url(api.base_url())
+        .no_rate_limits()
+        .build()
+        .expect("the settings are valid");
+    let retry = Backoff::exponential(Duration::from_millis(1))
+        .max_attempts(30)
+        .build()
+        .expect("the settings are valid");
     Processor::builder(EventTrackHandler::new(client))
         .max_bytes(MAX_ELEMENTS_BYTES, Event::weight)
         .linger(Duration::MAX)
