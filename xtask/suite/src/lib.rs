@@ -16,6 +16,10 @@ pub use shared_file::shared_file;
 #[doc = include_str!("../../../README.md")]
 struct ReadmeExamples;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/coming-from-go.md")]
+struct ComingFromGoExamples;
+
 /// Starts an [`Api`], from a `StandInBuilder` if one is given; returns from the test where the description of the
 /// API is not at hand.
 ///
