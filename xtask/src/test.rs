@@ -3,6 +3,9 @@ use std::process::ExitCode;
 use crate::process;
 use crate::workspace::Workspace;
 
+/// The API's description, beside the workspace. Without it, tests that send requests skip; in CI they fail.
+const SHARED: &str = "../shared/data/iterable-api-swagger.json";
+
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -16,6 +19,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = args.filter.as_deref();
     let workspace = Workspace::load()?;
+    if !workspace.root.join(SHARED).exists() {
+        // Each of those tests says so, too, but a runner hides what a passing test prints.
+        eprintln!("skip: {SHARED} is not there; tests that send requests to the API's stand-in do nothing");
+    }
     let mut doc_tests = None;
     if workspace.members.iter().any(|member| member.has_doc_tests) {
         let status = process::status(process::cargo(doc_test_args(filter)).current_dir(&workspace.root))?;
