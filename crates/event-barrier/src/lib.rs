@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+mod admission;
+mod barrier;
+mod blocked;
+mod bounds;
+mod builder;
+mod display;
+mod limits;
+mod notice;
+mod permit;
+mod reader;
+mod record;
+mod shard;
+mod state;
+mod sync;
+
+pub use admission::{Admission, Turn};
+pub use barrier::{Barrier, Stats};
+pub use blocked::BlockedKey;
+pub use builder::Builder;
+pub use limits::{Limits, OverThreshold};
+pub use notice::{At, Event, Notice};
+pub use permit::Permit;
+pub use reader::{Reader, Synced};
+pub use state::{Change, State, UnsupportedState};

@@ -1,0 +1,269 @@
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::HashTable;
+
+use crate::blocked::BlockedKey;
+use crate::bounds::{Bounds, Micros, NEVER};
+use crate::notice::Event;
+use crate::record::{Entry, Record};
+use crate::state::{Change, State};
+
+/// The capacity that a table or list may keep when it is empty.
+const KEEP: usize = 64;
+
+/// A part of the keys, behind one lock.
+pub(crate) struct Shard<K, J, S> {
+    hasher: S,
+    keys: HashTable<(K, Record<J>)>,
+    /// Keys with something to do at the next sync, each once.
+    dirty: Vec<(u64, K)>,
+    /// State changes of known keys since the last sync.
+    changes: usize,
+    /// When time alone changes a record, or earlier.
+    due: Micros,
+    bounds: Bounds,
+}
+
+/// An answer, and what happened on the way.
+pub(crate) struct Told<T, J> {
+    pub(crate) answer: T,
+    /// Up to two: order restored by time, and what the call itself did.
+    pub(crate) events: [Option<Event<J>>; 2],
+}
+
+impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
+    pub(crate) fn new(hasher: S, bounds: Bounds) -> Self {
+        Self { hasher, keys: HashTable::new(), dirty: Vec::new(), changes: 0, due: NEVER, bounds }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || self.changes > 0
+    }
+
+    pub(crate) const fn due(&self) -> Micros {
+        self.due
+    }
+
+    /// Whether a call must look: some key is known, or all are counted.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.keys.is_empty() || self.bounds.tracks()
+    }
+
+    pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        // All moments may have changed; the next sync looks at each key once.
+        if !self.keys.is_empty() {
+            self.due = 0;
+        }
+    }
+
+    pub(crate) fn enter(&mut self, hash: u64, key: &K, job: J, now: Micros) -> Told<Entry<J>, J> {
+        let restored = self.advance(hash, key, now);
+        let Self { keys, hasher, bounds, .. } = self;
+        let record = if bounds.tracks() {
+            keys.entry(hash, |(known, _)| known == key, |(key, _)| hasher.hash_one(key))
+                .or_insert_with(|| (key.clone(), Record::new()))
+                .into_mut()
+        } else {
+            match keys.find_mut(hash, |(known, _)| known == key) {
+                Some(known) => known,
+                None => {
+                    return Told { answer: Entry::Accepted { retry: false }, events: [restored, None] };
+                }
+            }
+        };
+        let mut event = None;
+        let answer = record.1.enter(job, bounds, now, &mut event);
+        self.due = self.due.min(record.1.due(bounds));
+        Told { answer, events: [restored, event] }
+    }
+
+    pub(crate) fn wait(&mut self, hash: u64, key: &K, job: J, now: Micros) -> Told<Option<J>, J> {
+        let restored = self.advance(hash, key, now);
+        let mut event = None;
+        let answer = self.find(hash, key).and_then(|record| record.wait(job, &mut event));
+        Told { answer, events: [restored, event] }
+    }
+
+    pub(crate) fn leave(&mut self, hash: u64, key: &K, job: J) {
+        let bounds = self.bounds;
+        let Some(record) = self.find(hash, key) else { return };
+        let mark = record.leave(job) && record.mark();
+        let due = record.due(&bounds);
+        let idle = record.is_idle();
+        self.due = self.due.min(due);
+        if mark {
+            self.dirty.push((hash, key.clone()));
+        }
+        if idle {
+            self.remove(hash, key);
+        }
+    }
+
+    pub(crate) fn fail(&mut self, hash: u64, key: &K, job: J, now: Micros) -> Told<Change, J> {
+        let restored = self.advance(hash, key, now);
+        let Self { keys, hasher, bounds, .. } = self;
+        let (_, record) = keys
+            .entry(hash, |(known, _)| known == key, |(key, _)| hasher.hash_one(key))
+            .or_insert_with(|| (key.clone(), Record::new()))
+            .into_mut();
+        let mut event = None;
+        let changed = record.fail(job, bounds, now, &mut event);
+        let answer = if changed { Change::Applied } else { Change::Ignored };
+        Told { answer, events: [restored, event] }
+    }
+
+    pub(crate) fn end(&mut self, hash: u64, key: &K, job: J, state: State, now: Micros) -> Told<Change, J> {
+        let restored = self.advance(hash, key, now);
+        let mut known = false;
+        let answer = self.note(hash, key, |record| {
+            known = true;
+            record.end(job, state)
+        });
+        self.changes += usize::from(known);
+        Told { answer, events: [restored, None] }
+    }
+
+    /// Changes a record for the next sync.
+    pub(crate) fn note(&mut self, hash: u64, key: &K, change: impl FnOnce(&mut Record<J>) -> bool) -> Change {
+        let Some(record) = self.find(hash, key) else { return Change::Ignored };
+        if !change(record) {
+            return Change::Ignored;
+        }
+        if record.mark() {
+            self.dirty.push((hash, key.clone()));
+        }
+        Change::Queued
+    }
+
+    /// Forgets a key whose order the caller switched off; says so if a job had failed.
+    pub(crate) fn forget(&mut self, hash: u64, key: &K) -> Option<Event<J>> {
+        let (_, mut record) = self.remove(hash, key)?;
+        let blocked = record.head().is_some();
+        let event = record.waive();
+        blocked.then_some(event)
+    }
+
+    /// Applies what was noted. Returns the number of state changes since the last sync; pushes the keys that opened.
+    pub(crate) fn sync(
+        &mut self,
+        now: Micros,
+        opened: &mut Vec<K>,
+        events: &mut Vec<(K, Event<J>)>,
+    ) -> usize {
+        let bounds = self.bounds;
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for (hash, key) in dirty.drain(..) {
+            let Some(record) = self.find(hash, &key) else { continue };
+            // A key that was forgotten meanwhile may stand in the list without being marked.
+            if !record.is_dirty() {
+                continue;
+            }
+            let applied = record.sync(&bounds, now);
+            let due = record.due(&bounds);
+            let idle = record.is_idle();
+            self.due = self.due.min(due);
+            if idle {
+                self.remove(hash, &key);
+            }
+            if applied.opened {
+                opened.push(key);
+            }
+        }
+        if dirty.capacity() <= KEEP {
+            self.dirty = dirty;
+        }
+        if self.due <= now {
+            self.expire(now, opened, events);
+        }
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Does what time alone does, to every key.
+    fn expire(&mut self, now: Micros, opened: &mut Vec<K>, events: &mut Vec<(K, Event<J>)>) {
+        let bounds = self.bounds;
+        let mut due = NEVER;
+        self.keys.retain(|(key, record)| {
+            let (applied, event) = record.advance(&bounds, now);
+            if let Some(event) = event {
+                events.push((key.clone(), event));
+            }
+            if applied.opened {
+                opened.push(key.clone());
+            }
+            due = due.min(record.due(&bounds));
+            !record.is_idle()
+        });
+        self.due = due;
+        self.shrink();
+    }
+
+    pub(crate) fn head(&mut self, hash: u64, key: &K) -> Option<J> {
+        self.find(hash, key)?.head()
+    }
+
+    pub(crate) fn is_disabled(&mut self, hash: u64, key: &K, now: Micros) -> Told<bool, J> {
+        let restored = self.advance(hash, key, now);
+        let answer = self.find(hash, key).is_some_and(|record| record.is_disabled());
+        Told { answer, events: [restored, None] }
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = &(K, Record<J>)> {
+        self.keys.iter()
+    }
+
+    pub(crate) fn blocked(&self, now: Micros) -> impl Iterator<Item = BlockedKey<K, J>> {
+        self.keys.iter().filter_map(move |(key, record)| {
+            Some(BlockedKey {
+                key: key.clone(),
+                head: record.head()?,
+                failed_behind: record.failed_behind(),
+                age: std::time::Duration::from_micros(now.saturating_sub(record.since())),
+                refused: record.refused(),
+            })
+        })
+    }
+
+    /// Does what time alone does to a key, before anybody looks at it.
+    fn advance(&mut self, hash: u64, key: &K, now: Micros) -> Option<Event<J>> {
+        if now < self.due {
+            return None;
+        }
+        let bounds = self.bounds;
+        let record = self.find(hash, key)?;
+        let (applied, restored) = record.advance(&bounds, now);
+        if applied.opened {
+            record.reopen();
+            if record.mark() {
+                self.dirty.push((hash, key.clone()));
+            }
+        } else if record.is_idle() {
+            self.remove(hash, key);
+        }
+        restored
+    }
+
+    fn find(&mut self, hash: u64, key: &K) -> Option<&mut Record<J>> {
+        self.keys.find_mut(hash, |(known, _)| known == key).map(|(_, record)| record)
+    }
+
+    /// Removes a key, and gives memory back once most of it is unused.
+    fn remove(&mut self, hash: u64, key: &K) -> Option<(K, Record<J>)> {
+        let entry = self.keys.find_entry(hash, |(known, _)| known == key).ok()?;
+        let (removed, _) = entry.remove();
+        self.shrink();
+        Some(removed)
+    }
+
+    fn shrink(&mut self) {
+        let Self { keys, hasher, .. } = self;
+        if keys.capacity() > KEEP && keys.len() < keys.capacity() / 8 {
+            let len = keys.len();
+            keys.shrink_to(len * 2, |(key, _)| hasher.hash_one(key));
+        }
+    }
+}
