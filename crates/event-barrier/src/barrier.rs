@@ -329,11 +329,17 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Barrier<K, J, S> {
     }
 
     /// Makes what a shard holds known to those who do not lock it. Called under its lock.
+    ///
+    /// That a shard has no business any more is left for the next sync to say: a key that comes and goes would have
+    /// all threads write to one word.
     fn publish(&self, shard: usize, guard: &Shard<K, J, S>) {
         let bit = 1 << shard;
-        set_bit(&self.inner.busy, bit, guard.is_busy());
-        if guard.has_work() {
-            set_bit(&self.inner.dirty, bit, true);
+        let busy = guard.is_busy();
+        if busy {
+            set_bit(&self.inner.busy, bit);
+        }
+        if guard.has_work() || (!busy && self.inner.busy.load(Ordering::Acquire) & bit != 0) {
+            set_bit(&self.inner.dirty, bit);
         }
         let due = guard.due();
         if due < self.inner.due.load(Ordering::Acquire) {
@@ -370,6 +376,9 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Barrier<K, J, S> {
         for shard in (0..self.inner.shards.len()).filter(|shard| bits & (1 << shard) != 0) {
             let mut guard = self.lock(shard);
             applied += guard.sync(now, &mut opened, &mut events);
+            if !guard.is_busy() {
+                self.inner.busy.fetch_and(!(1 << shard), Ordering::AcqRel);
+            }
             self.publish(shard, &guard);
         }
         for (key, event) in events {
@@ -399,14 +408,9 @@ impl Place {
     }
 }
 
-fn set_bit(bits: &AtomicU64, bit: u64, on: bool) {
-    if (bits.load(Ordering::Acquire) & bit != 0) == on {
-        return;
-    }
-    if on {
+fn set_bit(bits: &AtomicU64, bit: u64) {
+    if bits.load(Ordering::Acquire) & bit == 0 {
         bits.fetch_or(bit, Ordering::AcqRel);
-    } else {
-        bits.fetch_and(!bit, Ordering::AcqRel);
     }
 }
 

@@ -52,7 +52,8 @@ impl At {
 
 /// Tells the observer of [`Builder::observer`](crate::Builder::observer) about an [`Event`].
 ///
-/// It is given outside every lock: the observer may call the barrier, and may panic.
+/// It is given outside every lock: the observer may call the barrier. If it panics, the panic reaches the caller of
+/// the method, and the barrier stays as it should be; a permit that is dropped calls it too, so then a panic may abort.
 pub struct Notice<'a, K, J> {
     pub(crate) key: &'a K,
     pub(crate) event: Event<J>,
