@@ -129,6 +129,23 @@ impl<E> Cause<E> {
         }
     }
 
+    /// Returns the cause's name for metrics and logs, such as `timed_out`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Dead(_) => "dead",
+            Self::Exhausted(_) => "exhausted",
+            Self::Refused(_) => "refused",
+            Self::NotIsolated(_) => "not_isolated",
+            Self::Untried => "untried",
+            Self::Panicked(_) => "panicked",
+            Self::TimedOut(_) => "timed_out",
+            Self::WrongVerdicts { .. } => "wrong_verdicts",
+            Self::Stopped => "stopped",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
     /// Returns whether the item itself is at fault, so that adding it again cannot help.
     #[must_use]
     pub const fn is_dead(&self) -> bool {

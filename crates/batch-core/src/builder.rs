@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{
-    BatchHandler, Clock, FlushPolicy, InvalidSetting, NoRetry, RetryPolicy, Rng, SystemClock,
+    BatchHandler, Clock, FlushPolicy, InvalidSetting, NoRetry, Recorder, RetryPolicy, Rng, SystemClock,
 };
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::metrics::Meter;
 use crate::processor::Processor;
 use crate::responses::{Overflow, Responses};
 use crate::shared::{Config, Shared, StreamEnd};
@@ -45,6 +46,8 @@ pub struct Builder<T, H> {
     key: Option<KeyOf<T>>,
     clock: Arc<dyn Clock>,
     rng: Rng,
+    name: String,
+    recorder: Option<Arc<dyn Recorder>>,
 }
 
 /// Weighs an item, in bytes.
@@ -74,6 +77,8 @@ where
             key: None,
             clock: Arc::new(SystemClock::new()),
             rng: Rng::from_entropy(),
+            name: "default".to_owned(),
+            recorder: None,
         }
     }
 
@@ -159,6 +164,18 @@ where
         self
     }
 
+    /// Sets where the processor's numbers go, [`METRICS`](crate::METRICS). Default: nowhere.
+    pub fn recorder(mut self, recorder: impl Recorder + 'static) -> Self {
+        self.recorder = Some(Arc::new(recorder));
+        self
+    }
+
+    /// Sets the value of the label `batcher`, which tells several processors' numbers apart. Default: `default`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Sets where time comes from. Default: the [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -218,7 +235,8 @@ where
             weigh: self.weigh,
             key: self.key,
         };
-        Ok(Processor::new(Shared::new(self.handler, config, stream, self.clock, self.rng)))
+        let meter = Meter::new(self.name, self.recorder);
+        Ok(Processor::new(Shared::new(self.handler, config, stream, self.clock, self.rng, meter)))
     }
 
     fn check(&self) -> Result<(), InvalidSetting> {

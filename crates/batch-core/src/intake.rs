@@ -2,10 +2,11 @@ use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
 
-use relaykit_pipeline_traits::{Fill, FlushPolicy, Monotonic};
+use relaykit_pipeline_traits::{Fill, FlushPolicy, FlushReason, Monotonic};
 use tokio::sync::oneshot;
 
 use crate::entry::{Batch, Entry, Seat};
+use crate::metrics::Levels;
 use crate::stats::Stats;
 
 /// Where the processor is in its life.
@@ -26,7 +27,8 @@ pub(crate) struct Intake<T, O, E> {
     pub(crate) workers: usize,
     open: Batch<T, O, E>,
     fill: Fill,
-    opened_at: Monotonic,
+    /// Whether batches note when their first item came although they do not linger.
+    timed: bool,
     ready: VecDeque<Batch<T, O, E>>,
     /// Empty lists of batches that are through, at most [`MAX_SPARES`].
     spares: Vec<Batch<T, O, E>>,
@@ -75,6 +77,11 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
+    /// Returns how many items were answered with an output.
+    pub(crate) const fn done(&self) -> u64 {
+        self.done
+    }
+
     /// Returns whether no answered item waits to be booked.
     pub(crate) fn is_empty(&self) -> bool {
         self.last_epoch.is_none()
@@ -91,14 +98,14 @@ impl Settled {
 }
 
 impl<T, O, E> Intake<T, O, E> {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(bounds: Bounds, timed: bool) -> Self {
         Self {
             phase: Phase::Stopped,
             run: 0,
             workers: 0,
             open: Batch::new(),
             fill: Fill::default(),
-            opened_at: Monotonic::default(),
+            timed,
             ready: VecDeque::new(),
             spares: Vec::new(),
             bounds,
@@ -148,7 +155,7 @@ impl<T, O, E> Intake<T, O, E> {
     /// their key fill a buffer without ever filling a batch.
     fn relieve(&mut self, policy: &FlushPolicy, wake: &mut Wake) {
         if self.ready.is_empty() && self.is_full(policy) {
-            self.seal(policy, wake);
+            self.seal(policy, FlushReason::Room, wake);
         }
     }
 
@@ -171,25 +178,28 @@ impl<T, O, E> Intake<T, O, E> {
         wake: &mut Wake,
     ) {
         if !self.open.is_empty() && !policy.has_room(self.fill, seat.weight) {
-            self.seal(policy, wake);
+            self.seal(policy, FlushReason::Bytes, wake);
         }
         if self.open.is_empty() {
             match self.spares.pop() {
                 Some(spare) => self.open = spare,
                 None => self.open.reserve(policy.max_items.min(FIRST_CAPACITY)),
             }
+            if self.timed || !policy.linger.is_zero() {
+                self.open.opened_at = now();
+            }
             if policy.linger.is_zero() {
                 wake.batches += 1;
             } else {
-                self.opened_at = now();
                 wake.timer |= !self.timer_armed;
                 self.timer_armed = true;
             }
         }
         self.fill.add(seat.weight);
         self.open.push(item, seat);
-        if policy.full(self.fill).is_some() || self.phase == Phase::Stopping {
-            self.seal(policy, wake);
+        let stopping = (self.phase == Phase::Stopping).then_some(FlushReason::Stop);
+        if let Some(reason) = policy.full(self.fill).or(stopping) {
+            self.seal(policy, reason, wake);
         }
     }
 
@@ -202,10 +212,11 @@ impl<T, O, E> Intake<T, O, E> {
     }
 
     /// Closes the open batch, so that a worker takes it as it is.
-    pub(crate) fn seal(&mut self, policy: &FlushPolicy, wake: &mut Wake) {
+    pub(crate) fn seal(&mut self, policy: &FlushPolicy, reason: FlushReason, wake: &mut Wake) {
         if self.open.is_empty() {
             return;
         }
+        self.open.reason = reason;
         self.ready.push_back(self.open.take());
         self.fill = Fill::default();
         // A batch that does not linger was announced with its first item.
@@ -232,7 +243,7 @@ impl<T, O, E> Intake<T, O, E> {
 
     /// Returns when the open batch has lingered long enough, or `None` if there is none.
     pub(crate) fn linger_ends(&self, policy: &FlushPolicy) -> Option<Monotonic> {
-        (!self.open.is_empty()).then(|| self.opened_at + policy.linger)
+        (!self.open.is_empty()).then(|| self.open.opened_at + policy.linger)
     }
 
     /// Books answered items: lets the next item of each key go, and ends the flushes that waited for them.
@@ -262,7 +273,7 @@ impl<T, O, E> Intake<T, O, E> {
                     self.place(item, seat, policy, &now, &mut wake);
                     // A flush waits for it, so it must not linger.
                     if self.flushes.iter().any(|(flushed, _)| epoch <= *flushed) {
-                        self.seal(policy, &mut wake);
+                        self.seal(policy, FlushReason::Asked, &mut wake);
                     }
                 }
                 None => {
@@ -278,7 +289,7 @@ impl<T, O, E> Intake<T, O, E> {
     /// Begins a flush: closes the open batch and returns what resolves when everything accepted so far is
     /// answered, or `None` if it is already.
     pub(crate) fn flush(&mut self, policy: &FlushPolicy, wake: &mut Wake) -> Option<oneshot::Receiver<()>> {
-        self.seal(policy, wake);
+        self.seal(policy, FlushReason::Asked, wake);
         if self.unanswered() == 0 {
             return None;
         }
@@ -323,6 +334,16 @@ impl<T, O, E> Intake<T, O, E> {
         let parked = self.parked.values().map(VecDeque::len).sum();
         let in_flight = self.unanswered().saturating_sub(self.buffered);
         Stats { buffered: self.buffered, parked, in_flight, ..self.stats }
+    }
+
+    /// Returns what the gauges show.
+    pub(crate) fn levels(&self) -> Levels {
+        let oldest = self.ready.front().or_else(|| (!self.open.is_empty()).then_some(&self.open));
+        Levels {
+            waiting: self.buffered,
+            in_flight: self.unanswered().saturating_sub(self.buffered),
+            oldest: oldest.map(|batch| batch.opened_at),
+        }
     }
 
     /// Takes out everything that no worker has, oldest batch first, then what waits for its key.

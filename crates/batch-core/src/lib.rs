@@ -5,6 +5,7 @@ mod builder;
 mod call;
 mod entry;
 mod intake;
+mod metrics;
 mod processor;
 mod rejected;
 mod responses;
@@ -16,6 +17,7 @@ mod worker;
 
 pub use answer::{Cause, Failed, Ticket};
 pub use builder::{Builder, Recovery};
+pub use metrics::METRICS;
 pub use processor::{Permit, Processor};
 pub use rejected::{NotRunning, RejectReason, Rejected, StartError};
 pub use responses::{Overflow, Response, Responses};

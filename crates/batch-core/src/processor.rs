@@ -3,7 +3,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Attempts, BatchHandler, Monotonic};
+use relaykit_pipeline_traits::{Attempts, BatchHandler, FlushReason, Monotonic};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -264,6 +264,7 @@ where
             let handed_back = rest.len() + report.unsent.len() + report.in_doubt.len();
             report.unreturned = unanswered.saturating_sub(handed_back);
             intake.end_run(handed_back);
+            shared.meter.handed_back(handed_back);
             (report, rest)
         };
         shared.give_back_room(rest.len(), rest.charged());
@@ -371,7 +372,7 @@ where
         Size { weight, charge: charged, key }: Size,
     ) -> Result<(), Rejected<T>> {
         let shared = &self.inner.shared;
-        let wake = {
+        let (wake, levels) = {
             let mut intake = shared.intake();
             if intake.phase != Phase::Running {
                 drop(intake);
@@ -380,9 +381,13 @@ where
             }
             let epoch = intake.epoch();
             let seat = Seat { reply, weight, charged, key, epoch, attempts: Attempts::default() };
-            intake.accept(item, seat, &shared.config.flush, || shared.clock.monotonic())
+            let wake = intake.accept(item, seat, &shared.config.flush, || shared.clock.monotonic());
+            // With the batch, not with each item of it.
+            let shown = wake.batches > 0 && shared.meter.is_on();
+            (wake, shown.then(|| intake.levels()))
         };
         shared.wake(wake);
+        shared.show(levels);
         Ok(())
     }
 
@@ -426,7 +431,7 @@ fn begin_stop<T, H: BatchHandler<T>>(shared: &Shared<T, H>) -> Option<u64> {
             return None;
         }
         intake.phase = Phase::Stopping;
-        intake.seal(&shared.config.flush, &mut wake);
+        intake.seal(&shared.config.flush, FlushReason::Stop, &mut wake);
         if intake.unanswered() == 0 {
             // Nothing is left to do: let every worker see it and end.
             wake.batches += intake.workers;

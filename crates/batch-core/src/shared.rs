@@ -9,6 +9,7 @@ use crate::answer::{Cause, Failed};
 use crate::builder::{KeyOf, Recovery, WeightOf};
 use crate::entry::{Batch, Reply};
 use crate::intake::{Bounds, Intake, Wake};
+use crate::metrics::{Levels, Meter};
 use crate::responses::{Overflow, Response};
 use crate::stop::StopReport;
 
@@ -35,6 +36,7 @@ pub(crate) struct Shared<T, H: BatchHandler<T>> {
     pub(crate) handler: H,
     pub(crate) config: Config<T>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) meter: Meter,
     pub(crate) stream: Option<StreamEnd<T, H::Output, H::Error>>,
     intake: Mutex<Intake<T, H::Output, H::Error>>,
     /// What workers give back when a stop makes them: items and responses.
@@ -67,6 +69,7 @@ impl<T, H: BatchHandler<T>> Shared<T, H> {
         stream: Option<StreamEnd<T, H::Output, H::Error>>,
         clock: Arc<dyn Clock>,
         rng: Rng,
+        meter: Meter,
     ) -> Self {
         let individual = match config.recovery {
             Recovery::Individual { concurrency } => concurrency,
@@ -80,7 +83,8 @@ impl<T, H: BatchHandler<T>> Shared<T, H> {
             config,
             clock,
             stream,
-            intake: Mutex::new(Intake::new(bounds)),
+            intake: Mutex::new(Intake::new(bounds, meter.is_on())),
+            meter,
             leftovers: Mutex::new(StopReport::empty()),
             rng: Mutex::new(rng),
             batches: Semaphore::new(0),
@@ -115,6 +119,13 @@ impl<T, H: BatchHandler<T>> Shared<T, H> {
         }
     }
 
+    /// Sets the gauges. `levels` was read under the intake's lock, which is free again.
+    pub(crate) fn show(&self, levels: Option<Levels>) {
+        if let Some(levels) = levels {
+            self.meter.levels(levels, self.clock.monotonic());
+        }
+    }
+
     /// Gives back the room that buffered items took.
     pub(crate) fn give_back_room(&self, items: usize, bytes: usize) {
         self.room.add_permits(items);
@@ -128,7 +139,9 @@ impl<T, H: BatchHandler<T>> Drop for Shared<T, H> {
     /// Answers what was accepted and never taken: the runtime went away first.
     fn drop(&mut self) {
         let intake = self.intake.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let lost = answer_all(intake.take_all(), &Cause::Abandoned, self.stream.as_ref());
+        let rest = intake.take_all();
+        self.meter.failed(&Cause::<H::Error>::Abandoned, rest.len());
+        let lost = answer_all(rest, &Cause::Abandoned, self.stream.as_ref());
         if lost > 0 {
             tracing::warn!(items = lost, "items were buffered when the processor's runtime went away");
         }

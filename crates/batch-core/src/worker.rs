@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use relaykit_pipeline_traits::{BatchHandler, BatchOutcome, Monotonic, Rng, Verdict};
+use relaykit_pipeline_traits::{BatchHandler, BatchOutcome, FlushReason, Monotonic, Rng, Verdict};
 use tokio::sync::watch;
 
 use crate::answer::{Cause, Failed};
@@ -38,7 +38,7 @@ where
             tokio::task::yield_now().await;
         }
         let mut wake = Wake::default();
-        let batch = {
+        let (batch, levels) = {
             let mut intake = shared.intake();
             if intake.run != run {
                 drop(intake);
@@ -50,7 +50,7 @@ where
                 return;
             }
             match intake.take(&shared.config.flush, &mut wake) {
-                Some(batch) => batch,
+                Some(batch) => (batch, shared.meter.is_on().then(|| intake.levels())),
                 None if intake.phase == Phase::Stopping && intake.unanswered() == 0 => return,
                 None => continue,
             }
@@ -60,7 +60,12 @@ where
         if shared.config.flush.linger.is_zero() {
             shared.crowded.store(batch.len() > 1, Ordering::Relaxed);
         }
-        let flight = Flight::new(shared, run, batch, shared.clock.monotonic());
+        let now = shared.clock.monotonic();
+        if let Some(levels) = levels {
+            shared.meter.taken(batch.len(), batch.reason, now.since(batch.opened_at));
+            shared.meter.levels(levels, now);
+        }
+        let flight = Flight::new(shared, run, batch, now);
         // Panics of the handler are caught around its call. This catches the one of a future that is dropped; the
         // flight answers its items then.
         let _ = AssertUnwindSafe(fly(flight, &mut abort, &mut rng)).catch_unwind().await;
@@ -99,6 +104,7 @@ impl<T, H: BatchHandler<T>> Drop for Place<T, H> {
         if let Some(rest) = abandoned {
             shared.give_back_room(rest.len(), rest.charged());
             let items = rest.len();
+            shared.meter.failed(&Cause::<H::Error>::Abandoned, items);
             let lost = answer_all(rest, &Cause::Abandoned, shared.stream.as_ref());
             tracing::warn!(items, lost, "the processor's runtime went away while it ran");
             shared.stopping.notify_waiters();
@@ -237,6 +243,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
             }
         }
         if !again.is_empty() {
+            self.shared.meter.retried(again.len());
             let due = (!delay.is_zero()).then(|| self.shared.clock.monotonic() + delay);
             self.jobs.push_front(Job { batch: again, due, previous_delay: Some(delay) });
         }
@@ -257,6 +264,9 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
         result: Result<H::Output, Cause<H::Error>>,
     ) {
         self.settled.add(seat.epoch, seat.key, result.is_ok());
+        if let Err(cause) = &result {
+            self.shared.meter.failed(cause, 1);
+        }
         let attempts = seat.attempts.spent();
         match seat.reply {
             Reply::Ticket(sender) => {
@@ -310,7 +320,8 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
     /// Books what was answered, so that keys, flushes and stops go on. Returns false if the run is over: a stop did
     /// not wait for this flight, and nothing is booked any more.
     fn settle(&mut self) -> bool {
-        let wake = {
+        self.shared.meter.done(self.settled.done());
+        let (wake, levels) = {
             let mut intake = self.shared.intake();
             if intake.run != self.run {
                 return false;
@@ -322,9 +333,10 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
                 // Everything is answered: let every worker see it and end.
                 wake.batches += intake.workers;
             }
-            wake
+            (wake, self.shared.meter.is_on().then(|| intake.levels()))
         };
         self.shared.wake(wake);
+        self.shared.show(levels);
         true
     }
 
@@ -394,6 +406,7 @@ impl<T, H: BatchHandler<T>> Drop for Flight<'_, T, H> {
             for seat in &batch.seats {
                 self.settled.add(seat.epoch, seat.key, false);
             }
+            self.shared.meter.failed(&Cause::<H::Error>::Abandoned, batch.len());
             lost += answer_all(batch, &Cause::Abandoned, self.shared.stream.as_ref());
         }
         if items > 0 || lost > 0 {
@@ -456,7 +469,13 @@ where
         )
         .await;
         match called {
-            Ok(called) => flight.judge(called, previous_delay, rng),
+            Ok(called) => {
+                if shared.meter.is_on() {
+                    let took = shared.clock.monotonic().since(now);
+                    shared.meter.called(&called, flight.lent.len(), took);
+                }
+                flight.judge(called, previous_delay, rng);
+            }
             Err(Aborted) => return flight.hand_back(abort).await,
         }
         let delivered = flight.deliver(abort).await;
@@ -554,7 +573,7 @@ pub(crate) async fn keep_time<T, H: BatchHandler<T>>(shared: Arc<Shared<T, H>>, 
             if intake.run == run
                 && intake.linger_ends(policy).is_some_and(|due| due <= shared.clock.monotonic())
             {
-                intake.seal(policy, &mut wake);
+                intake.seal(policy, FlushReason::Linger, &mut wake);
             }
         }
         shared.wake(wake);

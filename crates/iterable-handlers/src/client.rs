@@ -20,6 +20,7 @@ use crate::{Events, Lists, Users};
 pub use api_key::ApiKey;
 pub use builder::{BuildError, ClientBuilder, Region};
 pub use endpoint::Endpoint;
+pub use metrics::METRICS;
 pub use rate::Rate;
 
 /// The largest body that is ever sent, in bytes.

@@ -18,7 +18,9 @@ mod reason;
 mod reconcile;
 mod users;
 
-pub use client::{ApiKey, BuildError, Client, ClientBuilder, Endpoint, MAX_BODY_BYTES, Rate, Region};
+pub use client::{
+    ApiKey, BuildError, Client, ClientBuilder, Endpoint, MAX_BODY_BYTES, METRICS, Rate, Region,
+};
 pub use error::{ApiError, Cause, NotSent, Phase, ReplyBody, Unreadable};
 pub use events::{Events, MAX_EVENT_ID_BYTES};
 pub use field_type::FieldType;

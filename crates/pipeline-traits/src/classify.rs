@@ -13,6 +13,18 @@ pub enum ErrorClass {
     Permanent,
 }
 
+impl ErrorClass {
+    /// Returns the class's name for metrics and logs, such as `transient`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled => "throttled",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
 /// An error that knows whether trying again can help.
 ///
 /// ```

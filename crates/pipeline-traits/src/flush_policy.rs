@@ -67,8 +67,26 @@ pub enum FlushReason {
     Linger,
     /// Somebody asked.
     Asked,
+    /// The buffer that it is in is full, and nothing else would make room.
+    Room,
     /// The engine stops.
     Stop,
+}
+
+impl FlushReason {
+    /// Returns the reason's name for metrics and logs, such as `linger`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Items => "items",
+            Self::Bytes => "bytes",
+            Self::Pushes => "pushes",
+            Self::Linger => "linger",
+            Self::Asked => "asked",
+            Self::Room => "room",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 impl FlushPolicy {

@@ -10,6 +10,8 @@ mod flush_policy;
 mod headers;
 #[cfg(feature = "test-util")]
 mod manual_clock;
+#[cfg(feature = "test-util")]
+mod memory_recorder;
 mod message;
 mod message_id;
 mod recorder;
@@ -33,6 +35,8 @@ pub use flush_policy::{Fill, FlushPolicy, FlushReason};
 pub use headers::{Headers, InvalidHeader, MAX_HEADERS, MAX_HEADERS_BYTES};
 #[cfg(feature = "test-util")]
 pub use manual_clock::ManualClock;
+#[cfg(feature = "test-util")]
+pub use memory_recorder::MemoryRecorder;
 pub use message::{InvalidMessage, MAX_KEY_BYTES, MAX_KIND_BYTES, Message, MessageBuilder, OrderingKey};
 pub use message_id::{InvalidMessageId, MessageId};
 pub use recorder::{Metric, MetricKind, NoRecorder, Recorder};

@@ -1,10 +1,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Clock, InvalidSetting};
+use relaykit_pipeline_traits::{Clock, InvalidSetting, Recorder};
 use tracing::{info, warn};
 
 use self::machine::{Limits, Machine, Outcome, Ticket};
+use crate::metrics::Meter;
 
 mod machine;
 
@@ -32,6 +33,7 @@ mod machine;
 pub struct CircuitBreaker {
     clock: Arc<dyn Clock>,
     machine: Mutex<Machine>,
+    meter: Meter,
 }
 
 /// Builds a [`CircuitBreaker`].
@@ -40,6 +42,7 @@ pub struct CircuitBreaker {
 pub struct CircuitBreakerBuilder {
     clock: Arc<dyn Clock>,
     limits: Limits,
+    meter: Meter,
 }
 
 /// What a [`CircuitBreaker`] does with a call.
@@ -79,6 +82,7 @@ impl CircuitBreaker {
         CircuitBreakerBuilder {
             clock: Arc::new(clock),
             limits: Limits { failures: 5, open_for: Duration::from_secs(30), probes: 1 },
+            meter: Meter::default(),
         }
     }
 
@@ -120,9 +124,15 @@ impl CircuitBreaker {
             (result, (before != after).then_some(after))
         };
         match change {
-            Some(true) => warn!("circuit opened"),
+            Some(true) => {
+                warn!("circuit opened");
+                self.meter.circuit_opened();
+            }
             Some(false) => info!("circuit closed"),
             None => {}
+        }
+        if let Some(open) = change {
+            self.meter.circuit(open);
         }
         result
     }
@@ -150,6 +160,13 @@ impl CircuitBreakerBuilder {
         self
     }
 
+    /// Sets where the breaker's numbers go, [`METRICS`](crate::METRICS), and the value of their label `circuit`. Default:
+    /// nowhere.
+    pub fn recorder(mut self, circuit: impl Into<String>, recorder: impl Recorder + 'static) -> Self {
+        self.meter = Meter::new(circuit.into(), Arc::new(recorder));
+        self
+    }
+
     /// Makes the breaker, closed.
     ///
     /// # Errors
@@ -165,7 +182,9 @@ impl CircuitBreakerBuilder {
         if self.limits.probes == 0 {
             return Err(InvalidSetting::new("probes", 0, "at least 1"));
         }
-        Ok(CircuitBreaker { clock: self.clock, machine: Mutex::new(Machine::new(self.limits)) })
+        self.meter.circuit(false);
+        let machine = Mutex::new(Machine::new(self.limits));
+        Ok(CircuitBreaker { clock: self.clock, machine, meter: self.meter })
     }
 }
 
@@ -189,7 +208,7 @@ impl Drop for Permit<'_> {
 
 #[cfg(test)]
 mod tests {
-    use relaykit_pipeline_traits::ManualClock;
+    use relaykit_pipeline_traits::{ManualClock, MemoryRecorder};
 
     use super::*;
 
@@ -245,6 +264,20 @@ mod tests {
         assert_eq!(breaker.open_for_another(), Some(Duration::from_secs(20)));
         let refused = breaker.try_acquire().unwrap_err();
         assert_eq!(refused.to_string(), "the circuit is open for another 20s");
+    }
+
+    #[test]
+    fn an_operator_sees_when_the_circuit_opens_and_closes() {
+        let (clock, recorder) = (ManualClock::new(), MemoryRecorder::new());
+        let builder = CircuitBreaker::builder(clock.clone()).failures(2);
+        let breaker = builder.recorder("mail", recorder.clone()).build().unwrap();
+        assert_eq!(recorder.value("retry_circuit_open", &["mail"]), Some(0.0));
+        open(&breaker);
+        assert_eq!(recorder.value("retry_circuit_open", &["mail"]), Some(1.0));
+        assert_eq!(recorder.value("retry_circuit_opened_total", &["mail"]), Some(1.0));
+        clock.advance(OPEN_FOR);
+        breaker.try_acquire().unwrap().success();
+        assert_eq!(recorder.value("retry_circuit_open", &["mail"]), Some(0.0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod error;
 #[cfg(feature = "backoff")]
 mod interop;
 mod jitter;
+mod metrics;
 mod notice;
 mod policy;
 mod progress;
@@ -21,6 +22,7 @@ pub use self::error::{RetryError, StopReason};
 #[cfg(feature = "backoff")]
 pub use self::interop::{AsBackoff, BackoffError, FromBackoff};
 pub use self::jitter::Jitter;
+pub use self::metrics::METRICS;
 pub use self::notice::{Notice, Notify, Silent};
 pub use self::policy::Policy;
 pub use self::retry::{Retry, retry};

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Classify, Clock, ErrorClass, RetryPolicy, Rng, Sleep};
+use relaykit_pipeline_traits::{Classify, Clock, ErrorClass, Recorder, RetryPolicy, Rng, Sleep};
 use tracing::debug;
 
+use crate::metrics::Meter;
 use crate::progress::{Progress, Step};
 use crate::{CircuitBreaker, Notice, Notify, Permit, RetryBudget, RetryError, Silent, StopReason};
 
@@ -106,6 +107,7 @@ pub struct Retry<P, C, N = Silent, S = Pending<()>> {
     stop: S,
     budget: Option<Arc<RetryBudget>>,
     breaker: Option<Arc<CircuitBreaker>>,
+    meter: Meter,
 }
 
 impl<P: RetryPolicy, C: Clock> Retry<P, C> {
@@ -119,6 +121,7 @@ impl<P: RetryPolicy, C: Clock> Retry<P, C> {
             stop: std::future::pending(),
             budget: None,
             breaker: None,
+            meter: Meter::default(),
         }
     }
 }
@@ -140,6 +143,7 @@ impl<P: RetryPolicy, C: Clock, N, S: Future> Retry<P, C, N, S> {
             stop: self.stop,
             budget: self.budget,
             breaker: self.breaker,
+            meter: self.meter,
         }
     }
 
@@ -156,6 +160,7 @@ impl<P: RetryPolicy, C: Clock, N, S: Future> Retry<P, C, N, S> {
             stop,
             budget: self.budget,
             breaker: self.breaker,
+            meter: self.meter,
         }
     }
 
@@ -174,6 +179,13 @@ impl<P: RetryPolicy, C: Clock, N, S: Future> Retry<P, C, N, S> {
         self
     }
 
+    /// Sets where the run's numbers go, [`METRICS`](crate::METRICS), and the value of their label `operation`.
+    /// Default: nowhere.
+    pub fn recorder(mut self, operation: impl Into<String>, recorder: impl Recorder + 'static) -> Self {
+        self.meter = Meter::new(operation.into(), Arc::new(recorder));
+        self
+    }
+
     /// Calls `operation` until it succeeds or the run ends. It is told the number of its attempt, 1 for the
     /// first; calls that spend no attempt repeat it.
     ///
@@ -186,7 +198,20 @@ impl<P: RetryPolicy, C: Clock, N, S: Future> Retry<P, C, N, S> {
     /// Dropping the future drops the call or the wait under way and leaves nothing behind: no timer, no place
     /// in the circuit breaker. The count of attempts is lost with it; a token taken from the budget stays
     /// taken.
-    pub async fn run<F, A, T, E>(mut self, mut operation: F) -> Result<T, RetryError<E>>
+    pub async fn run<F, A, T, E>(self, operation: F) -> Result<T, RetryError<E>>
+    where
+        F: FnMut(u32) -> A,
+        A: Future<Output = Result<T, E>>,
+        E: Classify,
+        N: Notify<E>,
+    {
+        let meter = self.meter.clone();
+        let result = self.run_to_the_end(operation).await;
+        meter.ended(&result);
+        result
+    }
+
+    async fn run_to_the_end<F, A, T, E>(mut self, mut operation: F) -> Result<T, RetryError<E>>
     where
         F: FnMut(u32) -> A,
         A: Future<Output = Result<T, E>>,
@@ -209,6 +234,7 @@ impl<P: RetryPolicy, C: Clock, N, S: Future> Retry<P, C, N, S> {
             let attempt = progress.next_attempt();
             let outcome = operation(attempt).await;
             report(permit, outcome.as_ref().err());
+            self.meter.called(&outcome);
             let error = match outcome {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -222,6 +248,7 @@ impl<P: RetryPolicy, C: Clock, N, S: Future> Retry<P, C, N, S> {
                     debug!(attempt, ?class, ?elapsed, ?wait, "attempt failed, trying again");
                     let notice = Notice { attempt, class, elapsed, wait };
                     self.notify.notice(&error, &notice);
+                    self.meter.waits(wait);
                     if wait_out(self.clock.sleep(wait), stop.as_mut()).await {
                         acquire(breaker)
                     } else {

@@ -14,7 +14,7 @@ const ROOMY: Bounds = Bounds { items: 1000, bytes: None };
 const NO_KEY: u64 = 0;
 
 fn buffer() -> Buffer {
-    let mut intake = Buffer::new(ROOMY);
+    let mut intake = Buffer::new(ROOMY, false);
     intake.phase = Phase::Running;
     intake
 }
@@ -118,7 +118,7 @@ fn an_item_waits_for_the_earlier_ones_of_its_key_to_be_answered_one_by_one() {
     assert_eq!((intake.stats().buffered, intake.stats().parked), (4, 2));
     for round in 1..=3 {
         let mut wake = Wake::default();
-        intake.seal(&POLICY, &mut wake);
+        intake.seal(&POLICY, FlushReason::Asked, &mut wake);
         assert_eq!(wake.batches, 1);
         let batch = take(&mut intake).unwrap();
         let expected = if round == 1 { vec![1, 10] } else { vec![round] };
@@ -197,7 +197,7 @@ fn any_number_of_flushes_for_the_same_items_costs_one_epoch() {
 
 #[test]
 fn a_full_buffer_closes_its_open_batch_if_no_other_is_there() {
-    let mut intake = Buffer::new(Bounds { items: 4, bytes: None });
+    let mut intake = Buffer::new(Bounds { items: 4, bytes: None }, false);
     intake.phase = Phase::Running;
     for item in 1..=3 {
         assert_eq!(accept(&mut intake, item, 7).batches, 0);
@@ -208,7 +208,7 @@ fn a_full_buffer_closes_its_open_batch_if_no_other_is_there() {
 
 #[test]
 fn a_buffer_full_of_bytes_closes_its_open_batch_if_no_other_is_there() {
-    let mut intake = Buffer::new(Bounds { items: 1000, bytes: Some(200) });
+    let mut intake = Buffer::new(Bounds { items: 1000, bytes: Some(200) }, false);
     intake.phase = Phase::Running;
     let mut add = |item, weight| {
         let seat = seat(&intake, 7, weight);
@@ -224,7 +224,7 @@ fn a_buffer_full_of_bytes_closes_its_open_batch_if_no_other_is_there() {
 
 #[test]
 fn a_bound_too_small_for_that_leaves_batches_to_their_linger() {
-    let mut intake = Buffer::new(Bounds { items: 1000, bytes: Some(199) });
+    let mut intake = Buffer::new(Bounds { items: 1000, bytes: Some(199) }, false);
     intake.phase = Phase::Running;
     for item in 1..=2 {
         let seat = seat(&intake, NO_KEY, 49);
@@ -252,7 +252,7 @@ fn while_stopping_no_item_lingers() {
     for item in 1..=2 {
         accept(&mut intake, item, 7);
     }
-    intake.seal(&POLICY, &mut Wake::default());
+    intake.seal(&POLICY, FlushReason::Asked, &mut Wake::default());
     let batch = take(&mut intake).unwrap();
     intake.phase = Phase::Stopping;
     assert_eq!(settle(&mut intake, &batch).batches, 1);

@@ -11,6 +11,7 @@ mod cancel_safety;
 mod concurrency;
 mod flush;
 mod limits;
+mod metrics;
 mod order;
 mod retries;
 mod runtime;

@@ -2,6 +2,9 @@ use relaykit_pipeline_traits::{Metric, MetricKind};
 
 use crate::error::ApiError;
 
+/// Every metric of a client, to be declared to a recorder. The page `docs/operations.md` explains them.
+pub static METRICS: &[&Metric] = &[&CALLS, &EXCHANGE, &WAIT];
+
 /// How many calls ended how.
 pub(super) static CALLS: Metric = Metric {
     name: "iterable_calls_total",

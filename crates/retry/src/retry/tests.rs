@@ -1,6 +1,6 @@
 use std::cell::{Cell, RefCell};
 
-use relaykit_pipeline_traits::{DurableDecision, Failure, GiveUp, ManualClock};
+use relaykit_pipeline_traits::{DurableDecision, Failure, GiveUp, ManualClock, MemoryRecorder};
 use tokio::sync::oneshot;
 
 use super::*;
@@ -504,4 +504,25 @@ async fn a_run_can_be_sent_to_another_thread() {
         .notify(|_: &Failed, _: &Notice| {})
         .run(|_| async { Ok::<_, Failed>(7) });
     assert_eq!(assert_send(run).await, Ok(7));
+}
+
+#[tokio::test]
+async fn an_operator_sees_calls_waits_and_why_runs_ended() {
+    let (clock, recorder) = (ManualClock::new(), MemoryRecorder::new());
+    let policy = Backoff::fixed(2 * SECOND).jitter(Jitter::None).max_attempts(2).build().unwrap();
+    for answers in [&[TRANSIENT, THROTTLED, Ok(1)][..], &[TRANSIENT], &[PERMANENT]] {
+        let script = Script::new(&clock, answers);
+        let run = Retry::new(policy, clock.clone()).recorder("mail", recorder.clone());
+        let _ = drive(&clock, run.run(|attempt| script.answer(attempt))).await;
+    }
+    let count = |name, outcome| recorder.value(name, &["mail", outcome]);
+    assert_eq!(count("retry_calls_total", "transient"), Some(3.0));
+    assert_eq!(count("retry_calls_total", "throttled"), Some(1.0));
+    assert_eq!(count("retry_calls_total", "permanent"), Some(1.0));
+    assert_eq!(count("retry_calls_total", "ok"), Some(1.0));
+    for outcome in ["ok", "exhausted", "permanent"] {
+        assert_eq!(count("retry_runs_total", outcome), Some(1.0), "{outcome}");
+    }
+    assert_eq!(recorder.times("retry_wait_seconds", &["mail"]), 3);
+    assert_eq!(recorder.value("retry_wait_seconds", &["mail"]), Some(6.0));
 }
