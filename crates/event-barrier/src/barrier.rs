@@ -365,7 +365,7 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Barrier<K, J, S> {
         if !due && self.inner.dirty.load(Ordering::Acquire) == 0 {
             return (0, opened);
         }
-        let mut bits = self.inner.dirty.swap(0, Ordering::AcqRel);
+        let mut bits = self.inner.dirty.load(Ordering::Acquire);
         if due {
             // Each shard that is visited says again when it is due.
             self.inner.due.store(NEVER, Ordering::Release);
@@ -376,6 +376,8 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Barrier<K, J, S> {
         for shard in (0..self.inner.shards.len()).filter(|shard| bits & (1 << shard) != 0) {
             let mut guard = self.lock(shard);
             applied += guard.sync(now, &mut opened, &mut events);
+            // Under the lock, as it is set; and after the work, so that a panic there does not lose it.
+            self.inner.dirty.fetch_and(!(1 << shard), Ordering::AcqRel);
             if !guard.is_busy() {
                 self.inner.busy.fetch_and(!(1 << shard), Ordering::AcqRel);
             }

@@ -6,6 +6,8 @@ mod blocked;
 mod bounds;
 mod builder;
 mod display;
+#[cfg(feature = "tokio")]
+mod gate;
 mod limits;
 mod notice;
 mod permit;
@@ -19,6 +21,8 @@ pub use admission::{Admission, Turn};
 pub use barrier::{Barrier, Stats};
 pub use blocked::BlockedKey;
 pub use builder::Builder;
+#[cfg(feature = "tokio")]
+pub use gate::{Gate, GatePermit, NotEntered};
 pub use limits::{Limits, OverThreshold};
 pub use notice::{At, Event, Notice};
 pub use permit::Permit;

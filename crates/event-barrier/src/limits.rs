@@ -89,8 +89,8 @@ impl Limits {
         self
     }
 
-    /// Sets after which time without a job in flight the drain limit of a key is forgotten. Default: 10 min. More
-    /// than zero.
+    /// Sets how long after its beginning the drain limit of a key is forgotten, once no job of it is in flight. Default:
+    /// 10 min. More than zero.
     #[must_use]
     pub const fn drain_for(mut self, time: Duration) -> Self {
         self.drain_for = time;

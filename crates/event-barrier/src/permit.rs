@@ -91,8 +91,8 @@ impl<'b, K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Permit<'b, K, J, S
 
     /// Makes a drop without an outcome count as a failure, from the time of entry on.
     ///
-    /// For a job that may have been sent when its task is cancelled or panics: it will be tried again, and until then no
-    /// later job of its key may pass.
+    /// For a job that the store calls handed out: if its task is cancelled or panics, nobody can read it again for a while, and
+    /// it may have been sent. Until it is tried again no later job of its key may pass. A plain leave would let them.
     pub const fn fail_on_drop(mut self) -> Self {
         self.on_drop = OnDrop::Fail;
         self

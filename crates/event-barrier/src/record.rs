@@ -141,9 +141,9 @@ impl<J: Ord + Copy> Record<J> {
         self.rest.as_ref().is_some_and(|rest| rest.draining.is_some())
     }
 
-    /// Marks the key for the next sync; false if it is marked already.
-    pub(crate) fn mark(&mut self) -> bool {
-        !std::mem::replace(&mut self.dirty, true)
+    /// Marks the key for the next sync.
+    pub(crate) const fn mark(&mut self) {
+        self.dirty = true;
     }
 
     pub(crate) const fn is_dirty(&self) -> bool {
@@ -153,14 +153,18 @@ impl<J: Ord + Copy> Record<J> {
     /// When time alone changes the record.
     pub(crate) fn due(&self, bounds: &Bounds) -> Micros {
         let Some(rest) = &self.rest else { return NEVER };
-        match (rest.phase, rest.draining) {
-            (Phase::Disabled { since }, _) => since.saturating_add(bounds.disabled_for),
-            (Phase::HalfEnabled { since }, _) => since.saturating_add(bounds.half_for),
+        let phase = match rest.phase {
+            Phase::Disabled { since } => since.saturating_add(bounds.disabled_for),
+            Phase::HalfEnabled { since } => since.saturating_add(bounds.half_for),
+            Phase::Enabled => NEVER,
+        };
+        let drain = match rest.draining {
             // Switched off meanwhile.
-            (Phase::Enabled, Some(_)) if bounds.drain == 0 => 0,
-            (Phase::Enabled, Some(since)) if rest.inside.is_empty() => since.saturating_add(bounds.drain_for),
-            (Phase::Enabled, _) => NEVER,
-        }
+            Some(_) if bounds.drain == 0 => 0,
+            Some(since) if rest.inside.is_empty() => since.saturating_add(bounds.drain_for),
+            _ => NEVER,
+        };
+        phase.min(drain)
     }
 
     /// Does what time alone does. Every look at a record begins with it, so that no state outlives its time.
@@ -192,9 +196,19 @@ impl<J: Ord + Copy> Record<J> {
         (Applied { opened }, restored.then_some(Event::OrderRestored))
     }
 
-    /// Notes, for the next sync, that time made room.
+    /// Notes, for the next sync, that time or a new limit made room.
     pub(crate) const fn reopen(&mut self) {
         self.freed = true;
+    }
+
+    /// Whether the next sync must say that there is room.
+    pub(crate) const fn is_freed(&self) -> bool {
+        self.freed
+    }
+
+    /// Begins to count refusals anew, since whoever was refused is told that there is room.
+    pub(crate) const fn wake(&mut self) {
+        self.refused = 0;
     }
 
     /// Decides at the first gate.
@@ -258,15 +272,13 @@ impl<J: Ord + Copy> Record<J> {
         None
     }
 
-    /// Undoes an enter; answers whether the key must be marked for the next sync.
-    pub(crate) fn leave(&mut self, job: J) -> bool {
-        let Some(rest) = &mut self.rest else { return false };
+    /// Undoes an enter.
+    pub(crate) fn leave(&mut self, job: J) {
+        let Some(rest) = &mut self.rest else { return };
         let before = rest.inside.len();
         rest.inside.retain(|inside| inside.job != job);
-        let freed = rest.inside.len() < before && self.refused > 0;
-        self.freed |= freed;
+        self.freed |= rest.inside.len() < before && self.refused > 0;
         self.tidy();
-        freed
     }
 
     /// Closes the gate behind a failed job; answers whether that changed anything.
@@ -292,11 +304,11 @@ impl<J: Ord + Copy> Record<J> {
             Some(head) if head == job => self.head_end = End::None,
             Some(head) if job < head => {
                 *event = self.out_of_order(At::Failed, head, job);
-                let ended = std::mem::replace(&mut self.head_end, End::None) != End::None;
-                self.head = Some(job);
-                if !ended {
+                if self.head_end == End::None {
                     self.rest().put_behind(head);
                 }
+                self.head_end = End::None;
+                self.head = Some(job);
             }
             Some(_) => self.rest().put_behind(job),
         }
@@ -390,7 +402,7 @@ impl<J: Ord + Copy> Record<J> {
             }
         }
         if opened {
-            self.refused = 0;
+            self.wake();
         }
         self.tidy();
         Applied { opened }
@@ -399,8 +411,9 @@ impl<J: Ord + Copy> Record<J> {
     /// Forgets everything about the key, because its order is not kept from here on.
     pub(crate) fn waive(&mut self) -> Event<J> {
         let event = Event::OrderWaived { failed: self.head, in_flight: self.in_flight_count() };
-        let dirty = self.dirty;
-        *self = Self { dirty, ..Self::new() };
+        // Whoever was refused may pass now.
+        let Self { dirty, refused, .. } = *self;
+        *self = Self { dirty, refused, freed: refused > 0, ..Self::new() };
         event
     }
 

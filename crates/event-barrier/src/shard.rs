@@ -59,11 +59,19 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
         if !self.keys.is_empty() {
             self.due = 0;
         }
+        // Whoever the old limits refused may pass now.
+        let Self { keys, hasher, dirty, .. } = self;
+        for (key, record) in keys.iter_mut() {
+            if record.refused() > 0 && record.in_flight().next().is_some() {
+                record.reopen();
+                list(dirty, hasher.hash_one(&*key), key, record);
+            }
+        }
     }
 
     pub(crate) fn enter(&mut self, hash: u64, key: &K, job: J, now: Micros) -> Told<Entry<J>, J> {
         let restored = self.advance(hash, key, now);
-        let Self { keys, hasher, bounds, .. } = self;
+        let Self { keys, hasher, bounds, dirty, .. } = self;
         let record = if bounds.tracks() {
             keys.entry(hash, |(known, _)| known == key, |(key, _)| hasher.hash_one(key))
                 .or_insert_with(|| (key.clone(), Record::new()))
@@ -78,6 +86,9 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
         };
         let mut event = None;
         let answer = record.1.enter(job, bounds, now, &mut event);
+        if record.1.is_freed() {
+            list(dirty, hash, key, &mut record.1);
+        }
         self.due = self.due.min(record.1.due(bounds));
         Told { answer, events: [restored, event] }
     }
@@ -91,14 +102,15 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
 
     pub(crate) fn leave(&mut self, hash: u64, key: &K, job: J) {
         let bounds = self.bounds;
-        let Some(record) = self.find(hash, key) else { return };
-        let mark = record.leave(job) && record.mark();
+        let Self { keys, dirty, .. } = self;
+        let Some(record) = find(keys, hash, key) else { return };
+        record.leave(job);
+        if record.is_freed() {
+            list(dirty, hash, key, record);
+        }
         let due = record.due(&bounds);
         let idle = record.is_idle();
         self.due = self.due.min(due);
-        if mark {
-            self.dirty.push((hash, key.clone()));
-        }
         if idle {
             self.remove(hash, key);
         }
@@ -130,19 +142,21 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
 
     /// Changes a record for the next sync.
     pub(crate) fn note(&mut self, hash: u64, key: &K, change: impl FnOnce(&mut Record<J>) -> bool) -> Change {
-        let Some(record) = self.find(hash, key) else { return Change::Ignored };
+        let Self { keys, dirty, .. } = self;
+        let Some(record) = find(keys, hash, key) else { return Change::Ignored };
         if !change(record) {
             return Change::Ignored;
         }
-        if record.mark() {
-            self.dirty.push((hash, key.clone()));
-        }
+        list(dirty, hash, key, record);
         Change::Queued
     }
 
     /// Forgets a key whose order the caller switched off; says so if a job had failed.
     pub(crate) fn forget(&mut self, hash: u64, key: &K) -> Option<Event<J>> {
         let (_, mut record) = self.remove(hash, key)?;
+        if record.is_dirty() {
+            self.dirty.retain(|(other, listed)| *other != hash || listed != key);
+        }
         let blocked = record.head().is_some();
         let event = record.waive();
         blocked.then_some(event)
@@ -156,27 +170,30 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
         events: &mut Vec<(K, Event<J>)>,
     ) -> usize {
         let bounds = self.bounds;
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for (hash, key) in dirty.drain(..) {
-            let Some(record) = self.find(hash, &key) else { continue };
-            // A key that was forgotten meanwhile may stand in the list without being marked.
+        let Self { keys, dirty, due, .. } = self;
+        // A key stays in the list until all are done, in case that its `Eq` panics: the next sync tries again.
+        let mut opened_here = 0;
+        for at in 0..dirty.len() {
+            let (hash, key) = &dirty[at];
+            let Ok(mut entry) = keys.find_entry(*hash, |(known, _)| known == key) else { continue };
+            let (_, record) = entry.get_mut();
             if !record.is_dirty() {
                 continue;
             }
             let applied = record.sync(&bounds, now);
-            let due = record.due(&bounds);
-            let idle = record.is_idle();
-            self.due = self.due.min(due);
-            if idle {
-                self.remove(hash, &key);
+            *due = (*due).min(record.due(&bounds));
+            if record.is_idle() {
+                entry.remove();
             }
             if applied.opened {
-                opened.push(key);
+                dirty.swap(opened_here, at);
+                opened_here += 1;
             }
         }
-        if dirty.capacity() <= KEEP {
-            self.dirty = dirty;
-        }
+        opened.extend(dirty.drain(..opened_here).map(|(_, key)| key));
+        dirty.clear();
+        dirty.shrink_to(KEEP);
+        self.shrink();
         if self.due <= now {
             self.expire(now, opened, events);
         }
@@ -194,6 +211,7 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
             }
             if applied.opened {
                 opened.push(key.clone());
+                record.wake();
             }
             due = due.min(record.due(&bounds));
             !record.is_idle()
@@ -234,13 +252,12 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
             return None;
         }
         let bounds = self.bounds;
-        let record = self.find(hash, key)?;
+        let Self { keys, dirty, .. } = self;
+        let record = find(keys, hash, key)?;
         let (applied, restored) = record.advance(&bounds, now);
         if applied.opened {
             record.reopen();
-            if record.mark() {
-                self.dirty.push((hash, key.clone()));
-            }
+            list(dirty, hash, key, record);
         } else if record.is_idle() {
             self.remove(hash, key);
         }
@@ -248,7 +265,7 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
     }
 
     fn find(&mut self, hash: u64, key: &K) -> Option<&mut Record<J>> {
-        self.keys.find_mut(hash, |(known, _)| known == key).map(|(_, record)| record)
+        find(&mut self.keys, hash, key)
     }
 
     /// Removes a key, and gives memory back once most of it is unused.
@@ -265,5 +282,70 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
             let len = keys.len();
             keys.shrink_to(len * 2, |(key, _)| hasher.hash_one(key));
         }
+    }
+}
+
+fn find<'t, K: Eq, J>(
+    keys: &'t mut HashTable<(K, Record<J>)>,
+    hash: u64,
+    key: &K,
+) -> Option<&'t mut Record<J>> {
+    keys.find_mut(hash, |(known, _)| known == key).map(|(_, record)| record)
+}
+
+/// Puts a key on the list for the next sync, once.
+fn list<K: Clone, J: Ord + Copy>(dirty: &mut Vec<(u64, K)>, hash: u64, key: &K, record: &mut Record<J>) {
+    if !record.is_dirty() {
+        // The copy comes first: if it panics, the key must not be marked without being listed.
+        dirty.push((hash, key.clone()));
+        record.mark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasherDefault, DefaultHasher};
+
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn memory_is_given_back_with_the_keys() {
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let mut shard = Shard::new(hasher.clone(), Bounds::from(Limits::default()));
+        for key in 0..10_000_u32 {
+            shard.fail(hasher.hash_one(key), &key, 1, 0);
+            shard.end(hasher.hash_one(key), &key, 1, State::Succeeded, 0);
+        }
+        assert!(shard.keys.capacity() >= 10_000 && shard.dirty.capacity() >= 10_000);
+        let (mut opened, mut events) = (Vec::new(), Vec::new());
+        assert_eq!(shard.sync(0, &mut opened, &mut events), 10_000);
+        assert_eq!((opened.len(), shard.len()), (10_000, 0));
+        assert!(shard.keys.capacity() <= 2 * KEEP, "room for {} keys", shard.keys.capacity());
+        assert!(shard.dirty.capacity() <= KEEP, "room for {} keys", shard.dirty.capacity());
+    }
+
+    #[test]
+    fn a_state_that_ends_by_time_is_due() {
+        // Half-enabled and under the drain limit: whichever ends first.
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let ms = std::time::Duration::from_millis;
+        let limits = Limits::default()
+            .key_threshold(1)
+            .over_threshold(crate::limits::OverThreshold::Waive)
+            .disabled_for(ms(1))
+            .half_enabled_for(ms(100))
+            .drain(1)
+            .drain_for(ms(10));
+        let mut shard = Shard::new(hasher.clone(), Bounds::from(limits));
+        let hash = hasher.hash_one(7);
+        for job in [1, 2] {
+            shard.enter(hash, &7, job, 0);
+        }
+        shard.fail(hash, &7, 3, 1000);
+        shard.end(hash, &7, 3, State::Aborted, 1000);
+        let (mut opened, mut events) = (Vec::new(), Vec::new());
+        shard.sync(1000, &mut opened, &mut events);
+        assert_eq!(shard.due(), 11_000, "the drain limit, long before the half-enabled time is over");
     }
 }
