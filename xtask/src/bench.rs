@@ -1,3 +1,4 @@
+mod barrier;
 mod batch;
 mod json;
 mod line;
@@ -14,9 +15,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use comfy_table::Table;
 
 use crate::workspace::Workspace;
 use line::Line;
+use measure::LineResult;
 use probe::Probes;
 
 /// What `cargo xtask bench` takes.
@@ -41,6 +44,8 @@ pub(crate) struct Args {
 /// A bench: a list of lines, in a file of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
+    /// The order barrier beside a bare map behind locks: throughput and memory.
+    Barrier,
     /// The batcher beside bare channels and the batch-aint-one crate.
     Batch,
     /// Retry decisions: time, allocations, and the backoff crate.
@@ -50,8 +55,17 @@ enum Bench {
 impl Bench {
     fn lines(self) -> Vec<Line> {
         match self {
+            Self::Barrier => barrier::lines(),
             Self::Batch => batch::lines(),
             Self::Retry => retry::lines(),
+        }
+    }
+
+    /// Lays out what else one should know of the results.
+    fn note(self, results: &[LineResult]) -> Option<Table> {
+        match self {
+            Self::Barrier => barrier::note(results),
+            Self::Batch | Self::Retry => None,
         }
     }
 }
@@ -89,6 +103,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 
     println!("{}", table::table(&results));
+    if let Some(note) = args.name.note(&results) {
+        println!("\n{note}\n");
+    }
     println!("{} of {} targets met", results.iter().filter(|result| result.met()).count(), results.len());
     if !failed.is_empty() {
         bail!("could not measure {} of {} lines: {}", failed.len(), lines.len(), failed.join(", "));

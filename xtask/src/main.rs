@@ -31,7 +31,7 @@ enum Chore {
     /// Every step runs, whatever the others said; the last lines name the steps that failed. Set CI=true to
     /// turn a skipped step into a failed one.
     Check(check::Args),
-    /// Run every test: first the doc tests, then all others.
+    /// Run every test: the doc tests, those of the barrier under loom, then all others.
     ///
     /// Tests run under cargo-nextest if it is installed, else under `cargo test`. Set CI=true to make tests
     /// fail that would skip because a database or broker is missing.

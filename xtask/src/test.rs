@@ -1,10 +1,15 @@
-use std::process::ExitCode;
+use std::env;
+use std::process::{Command, ExitCode};
 
 use crate::process;
 use crate::workspace::Workspace;
 
 /// The API's description, beside the workspace. Without it, tests that send requests skip; in CI they fail.
 const SHARED: &str = "../shared/data/iterable-api-swagger.json";
+
+/// The package whose tests under loom are a build of their own, since the flag below reaches every crate.
+const LOOM_PACKAGE: &str = "relaykit-event-barrier";
+const LOOM_FLAGS: &str = "--cfg relaykit_loom";
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
@@ -13,9 +18,10 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// Runs the doc tests, then all others, so that the runner's summary ends the output.
+/// Runs the doc tests, the tests under loom, then all others, so that the runner's summary ends the output.
 ///
-/// The exit code is the runner's, or that of the doc tests if only they failed.
+/// With a filter, the tests under loom run only if it names them: `loom`. The exit code is the runner's; if that is a success,
+/// it is that of the first step that failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = args.filter.as_deref();
     let workspace = Workspace::load()?;
@@ -23,17 +29,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // Each of those tests says so, too, but a runner hides what a passing test prints.
         eprintln!("skip: {SHARED} is not there; tests that send requests to the API's stand-in do nothing");
     }
-    let mut doc_tests = None;
+    let mut failed = None;
     if workspace.members.iter().any(|member| member.has_doc_tests) {
         let status = process::status(process::cargo(doc_test_args(filter)).current_dir(&workspace.root))?;
         if !status.success() {
             eprintln!("doc tests failed: {status}");
-            doc_tests = Some(status);
+            failed = Some(status);
+        }
+    }
+    if names_loom(filter) && workspace.members.iter().any(|member| member.name == LOOM_PACKAGE) {
+        let status = process::status(loom(&workspace).current_dir(&workspace.root))?;
+        if !status.success() {
+            eprintln!("tests under loom failed: {status}");
+            failed = failed.or(Some(status));
         }
     }
     let runner = Runner::find();
     let status = process::status(process::cargo(runner.args(filter)).current_dir(&workspace.root))?;
-    Ok(process::exit_code(if status.success() { doc_tests.unwrap_or(status) } else { status }))
+    Ok(process::exit_code(if status.success() { failed.unwrap_or(status) } else { status }))
 }
 
 /// What runs all tests but those in docs.
@@ -69,6 +82,29 @@ fn doc_test_args(filter: Option<&str>) -> Vec<&str> {
     args
 }
 
+/// Makes the call of the tests that try every interleaving.
+fn loom(workspace: &Workspace) -> Command {
+    // A folder of its own: with other flags, cargo would build everything anew in the usual one, twice a run.
+    let mut command =
+        process::cargo(["test", "--package", LOOM_PACKAGE, "--test", "loom", "--release", "--locked"]);
+    command.arg("--target-dir").arg(workspace.target.join("loom"));
+    command.env("RUSTFLAGS", loom_flags(env::var("RUSTFLAGS").ok().as_deref()));
+    // It would win over the other.
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command
+}
+
+fn loom_flags(flags: Option<&str>) -> String {
+    match flags {
+        Some(flags) if !flags.is_empty() => format!("{flags} {LOOM_FLAGS}"),
+        _ => LOOM_FLAGS.to_owned(),
+    }
+}
+
+fn names_loom(filter: Option<&str>) -> bool {
+    filter.is_none_or(|filter| filter.contains("loom"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +123,29 @@ mod tests {
         assert_eq!(doc_test_args(Some("lease")).last(), Some(&"lease"));
         assert_eq!(Runner::Nextest.args(Some("lease")).last(), Some(&"lease"));
         assert_eq!(Runner::Cargo.args(Some("lease")).last(), Some(&"lease"));
+    }
+
+    #[test]
+    fn loom_runs_without_a_filter_or_by_its_name() {
+        assert!(names_loom(None) && names_loom(Some("loom")));
+        assert!(!names_loom(Some("lease")) && !names_loom(Some("lo")));
+    }
+
+    #[test]
+    fn loom_is_built_beside_the_other_tests_with_its_flag() {
+        let workspace = Workspace { root: "/repo".into(), target: "/target".into(), members: Vec::new() };
+        let command = loom(&workspace);
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        assert!(args.windows(2).any(|pair| pair == ["--target-dir", "/target/loom"]), "{args:?}");
+        let flags = command.get_envs().find(|(name, _)| *name == "RUSTFLAGS").unwrap().1.unwrap();
+        assert!(flags.to_string_lossy().contains("--cfg relaykit_loom"), "{flags:?}");
+    }
+
+    #[test]
+    fn flags_that_are_set_stay_beside_that_of_loom() {
+        assert_eq!(loom_flags(None), "--cfg relaykit_loom");
+        assert_eq!(loom_flags(Some("")), "--cfg relaykit_loom");
+        assert_eq!(loom_flags(Some("-D warnings")), "-D warnings --cfg relaykit_loom");
     }
 
     #[test]

@@ -55,7 +55,11 @@ const MAX_WAITING: usize = 10_000;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Gate<K: Hash + Eq + Clone, J: Ord + Copy = u64, S: BuildHasher = RandomState> {
+pub struct Gate<
+    K: Hash + Eq + Clone + 'static,
+    J: Ord + Copy + 'static = u64,
+    S: BuildHasher + 'static = RandomState,
+> {
     inner: Arc<Inner<K, J, S>>,
 }
 
@@ -74,12 +78,12 @@ pub enum NotEntered {
     GateClosed,
 }
 
-struct Inner<K, J, S> {
+struct Inner<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> {
     clock: Arc<dyn Clock>,
     state: Mutex<State<K, J, S>>,
 }
 
-struct State<K, J, S> {
+struct State<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> {
     reader: Reader<K, J, S>,
     /// Keys with a job inside or waiting.
     lines: HashMap<K, Line<K, J, S>>,
@@ -92,7 +96,7 @@ struct State<K, J, S> {
 /// A job whose turn it is, and where it waits for that.
 type Grant<K, J, S> = (oneshot::Sender<GatePermit<K, J, S>>, GatePermit<K, J, S>);
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Gate<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> Gate<K, J, S> {
     /// Makes a gate of a barrier's reader.
     pub fn new(reader: Reader<K, J, S>, clock: Arc<dyn Clock>) -> Self {
         let state = State {
@@ -124,9 +128,9 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Gate<K, J, S> {
     /// Cancel safe: a dropped call leaves nothing behind. If its turn had just come, the next job's does.
     pub async fn enter(&self, key: K, job: J) -> Result<GatePermit<K, J, S>, NotEntered> {
         let (sender, receiver) = oneshot::channel();
-        let joined = self.inner.update(&key, |state, _| {
-            if state.closed { None } else { Some(state.join(&key, job, sender)) }
-        });
+        let joined = self
+            .inner
+            .update(&key, |state, _| if state.closed { None } else { Some(state.join(&key, job, sender)) });
         let Some(ticket) = joined else { return Err(NotEntered::GateClosed) };
         let mut place = Place { inner: &self.inner, key, job, ticket, receiver };
         {
@@ -154,9 +158,15 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Gate<K, J, S> {
     pub fn blocked(&self, limit: usize) -> Vec<(BlockedKey<K, J>, usize)> {
         let now = self.inner.clock.monotonic();
         let state = self.inner.lock();
-        let waiting = |key| state.lines.get(key).map_or(0, |line: &Line<K, J, S>| line.waiting.len());
+        let waiting = |key: &K| state.lines.get(key).map_or(0, |line| line.waiting.len());
         let blocked = state.reader.barrier().blocked(now, limit);
-        blocked.into_iter().map(|key| (waiting(&key.key), key)).map(|(waiting, key)| (key, waiting)).collect()
+        blocked
+            .into_iter()
+            .map(|key| {
+                let waiting = waiting(&key.key);
+                (key, waiting)
+            })
+            .collect()
     }
 
     /// Gives up waiting for all failed jobs of `key`. Returns false if it is not blocked.
@@ -193,18 +203,14 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Gate<K, J, S> {
     }
 }
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Inner<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> Inner<K, J, S> {
     fn lock(&self) -> MutexGuard<'_, State<K, J, S>> {
         // What can panic under the lock is the caller's Hash, Eq, Ord or Clone, or its observer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes something about `key`, opens what that opens, and lets those enter whose turn it is then.
-    fn update<T>(
-        self: &Arc<Self>,
-        key: &K,
-        change: impl FnOnce(&mut State<K, J, S>, Monotonic) -> T,
-    ) -> T {
+    fn update<T>(self: &Arc<Self>, key: &K, change: impl FnOnce(&mut State<K, J, S>, Monotonic) -> T) -> T {
         let now = self.clock.monotonic();
         // Outlives the guard: waking runs foreign code, and a permit that nobody takes any more comes back here.
         let mut grants = Vec::new();
@@ -223,7 +229,7 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Inner<K, J, S> {
     }
 }
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> State<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> State<K, J, S> {
     /// Puts a job into its key's line.
     fn join(&mut self, key: &K, job: J, sender: oneshot::Sender<GatePermit<K, J, S>>) -> u64 {
         self.tickets += 1;
@@ -276,13 +282,17 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> State<K, J, S> {
     }
 }
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Clone for Gate<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> Clone
+    for Gate<K, J, S>
+{
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
 }
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> fmt::Debug for Gate<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> fmt::Debug
+    for Gate<K, J, S>
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.inner.lock();
         f.debug_struct("Gate")

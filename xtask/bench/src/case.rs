@@ -2,17 +2,20 @@ use anyhow::{Context, bail};
 
 use crate::processor::{AT_ONCE, GATHERING};
 use crate::work::{Load, Measurement, rate};
-use crate::{allocations, channel, decision, poison, processor};
+use crate::{allocations, barrier, channel, decision, poison, processor};
 
 /// How many items are moved where nobody waits for answers.
 const SENT: u32 = 12_000_000;
 
-/// Runs a case once, by its name: `NAME`, `NAME/PRODUCERS` or `NAME/POLICY`.
+/// Runs a case once, by its name: `NAME`, `NAME/PRODUCERS`, `NAME/POLICY` or `barrier/…`.
 ///
 /// # Errors
 ///
 /// No case has this name, or the run fails.
 pub(crate) fn measure(case: &str) -> anyhow::Result<Measurement> {
+    if let Some(name) = case.strip_prefix("barrier/") {
+        return barrier::measure(case, name);
+    }
     match case.rsplit_once('/') {
         None => single(case),
         Some(("ns-per-decision", policy)) => decision::nanoseconds(case, policy),

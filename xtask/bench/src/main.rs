@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, reason = "a probe answers on standard output")]
 
 mod allocations;
+#[path = "work/barrier/mod.rs"]
+mod barrier;
 mod case;
 mod channel;
 mod decision;

@@ -11,7 +11,11 @@ use crate::state::State;
 /// It ends with [`settle`](Self::settle). Dropped without, the job leaves, and the next one's turn comes; after
 /// [`fail_on_drop`](Self::fail_on_drop) it counts as failed. It needs no runtime for that.
 #[must_use = "a dropped permit leaves"]
-pub struct GatePermit<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher = RandomState> {
+pub struct GatePermit<
+    K: Hash + Eq + Clone + 'static,
+    J: Ord + Copy + 'static,
+    S: BuildHasher + 'static = RandomState,
+> {
     /// Present until it ends.
     permit: Option<Permit<'static, K, J, S>>,
     key: K,
@@ -21,7 +25,7 @@ pub struct GatePermit<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher = Rand
     gate: Arc<Inner<K, J, S>>,
 }
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> GatePermit<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> GatePermit<K, J, S> {
     pub(super) fn new(permit: Permit<'static, K, J, S>, gate: Arc<Inner<K, J, S>>) -> Self {
         Self {
             key: permit.key().clone(),
@@ -84,14 +88,19 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> GatePermit<K, J, S> {
     }
 }
 
-impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Drop for GatePermit<K, J, S> {
+impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + 'static> Drop
+    for GatePermit<K, J, S>
+{
     fn drop(&mut self) {
         self.end(None);
     }
 }
 
-impl<K: Hash + Eq + Clone + fmt::Debug, J: Ord + Copy + fmt::Debug, S: BuildHasher> fmt::Debug
-    for GatePermit<K, J, S>
+impl<
+    K: Hash + Eq + Clone + fmt::Debug + 'static,
+    J: Ord + Copy + fmt::Debug + 'static,
+    S: BuildHasher + 'static,
+> fmt::Debug for GatePermit<K, J, S>
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GatePermit")
