@@ -1,6 +1,6 @@
 use std::num::NonZeroU64;
 
-use relaykit_pipeline_traits::{Attempts, FlushReason, Monotonic};
+use relaykit_pipeline_traits::Attempts;
 use tokio::sync::oneshot;
 
 use crate::answer::Answer;
@@ -34,20 +34,11 @@ pub(crate) type Entry<T, O, E> = (T, Seat<T, O, E>);
 pub(crate) struct Batch<T, O, E> {
     pub(crate) items: Vec<T>,
     pub(crate) seats: Vec<Seat<T, O, E>>,
-    /// When its first item came, if anybody wants to know.
-    pub(crate) opened_at: Monotonic,
-    /// Why it was closed.
-    pub(crate) reason: FlushReason,
 }
 
 impl<T, O, E> Batch<T, O, E> {
     pub(crate) const fn new() -> Self {
-        Self {
-            items: Vec::new(),
-            seats: Vec::new(),
-            opened_at: Monotonic::from_origin(std::time::Duration::ZERO),
-            reason: FlushReason::Linger,
-        }
+        Self { items: Vec::new(), seats: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -58,6 +49,7 @@ impl<T, O, E> Batch<T, O, E> {
         self.items.is_empty()
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, item: T, seat: Seat<T, O, E>) {
         self.items.push(item);
         self.seats.push(seat);
@@ -75,12 +67,7 @@ impl<T, O, E> Batch<T, O, E> {
     /// Takes the later half out, the smaller one if the halves differ.
     pub(crate) fn split_half(&mut self) -> Self {
         let at = self.len().div_ceil(2);
-        Self {
-            items: self.items.split_off(at),
-            seats: self.seats.split_off(at),
-            opened_at: self.opened_at,
-            reason: self.reason,
-        }
+        Self { items: self.items.split_off(at), seats: self.seats.split_off(at) }
     }
 
     pub(crate) fn into_entries(self) -> impl ExactSizeIterator<Item = Entry<T, O, E>> {

@@ -27,9 +27,11 @@ pub(crate) struct Intake<T, O, E> {
     pub(crate) workers: usize,
     open: Batch<T, O, E>,
     fill: Fill,
+    /// When the open batch's first item came, if anybody wants to know.
+    opened_at: Monotonic,
     /// Whether batches note when their first item came although they do not linger.
     timed: bool,
-    ready: VecDeque<Batch<T, O, E>>,
+    ready: VecDeque<(Batch<T, O, E>, Closed)>,
     /// Empty lists of batches that are through, at most [`MAX_SPARES`].
     spares: Vec<Batch<T, O, E>>,
     bounds: Bounds,
@@ -43,7 +45,16 @@ pub(crate) struct Intake<T, O, E> {
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     /// Whether the timer has been told of the open batch.
     pub(crate) timer_armed: bool,
+    /// How often the gauges' values were read.
+    looks: u64,
     stats: Stats,
+}
+
+/// Why a batch was closed, and when its first item came. Beside the batch, which moves often and should stay small.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Closed {
+    pub(crate) reason: FlushReason,
+    pub(crate) opened_at: Monotonic,
 }
 
 /// Whom to wake once the lock is released.
@@ -105,6 +116,7 @@ impl<T, O, E> Intake<T, O, E> {
             workers: 0,
             open: Batch::new(),
             fill: Fill::default(),
+            opened_at: Monotonic::default(),
             timed,
             ready: VecDeque::new(),
             spares: Vec::new(),
@@ -115,6 +127,7 @@ impl<T, O, E> Intake<T, O, E> {
             outstanding: VecDeque::from([(0, 0)]),
             flushes: Vec::new(),
             timer_armed: false,
+            looks: 0,
             stats: Stats::default(),
         }
     }
@@ -186,7 +199,7 @@ impl<T, O, E> Intake<T, O, E> {
                 None => self.open.reserve(policy.max_items.min(FIRST_CAPACITY)),
             }
             if self.timed || !policy.linger.is_zero() {
-                self.open.opened_at = now();
+                self.opened_at = now();
             }
             if policy.linger.is_zero() {
                 wake.batches += 1;
@@ -216,8 +229,7 @@ impl<T, O, E> Intake<T, O, E> {
         if self.open.is_empty() {
             return;
         }
-        self.open.reason = reason;
-        self.ready.push_back(self.open.take());
+        self.ready.push_back((self.open.take(), Closed { reason, opened_at: self.opened_at }));
         self.fill = Fill::default();
         // A batch that does not linger was announced with its first item.
         if !policy.linger.is_zero() {
@@ -226,24 +238,24 @@ impl<T, O, E> Intake<T, O, E> {
     }
 
     /// Gives a worker the oldest batch, or the open one if no other is there and none lingers.
-    pub(crate) fn take(&mut self, policy: &FlushPolicy, wake: &mut Wake) -> Option<Batch<T, O, E>> {
-        let batch = match self.ready.pop_front() {
-            Some(batch) => batch,
+    pub(crate) fn take(&mut self, policy: &FlushPolicy, wake: &mut Wake) -> Option<(Batch<T, O, E>, Closed)> {
+        let (batch, closed) = match self.ready.pop_front() {
+            Some(ready) => ready,
             None if policy.linger.is_zero() && !self.open.is_empty() => {
                 self.fill = Fill::default();
-                self.open.take()
+                (self.open.take(), Closed { reason: FlushReason::Linger, opened_at: self.opened_at })
             }
             None => return None,
         };
         self.buffered -= batch.len();
         self.buffered_bytes -= batch.charged();
         self.relieve(policy, wake);
-        Some(batch)
+        Some((batch, closed))
     }
 
     /// Returns when the open batch has lingered long enough, or `None` if there is none.
     pub(crate) fn linger_ends(&self, policy: &FlushPolicy) -> Option<Monotonic> {
-        (!self.open.is_empty()).then(|| self.open.opened_at + policy.linger)
+        (!self.open.is_empty()).then(|| self.opened_at + policy.linger)
     }
 
     /// Books answered items: lets the next item of each key go, and ends the flushes that waited for them.
@@ -337,19 +349,23 @@ impl<T, O, E> Intake<T, O, E> {
     }
 
     /// Returns what the gauges show.
-    pub(crate) fn levels(&self) -> Levels {
-        let oldest = self.ready.front().or_else(|| (!self.open.is_empty()).then_some(&self.open));
+    #[inline(never)] // keeps its callers small, which mostly do not call it
+    pub(crate) fn levels(&mut self) -> Levels {
+        self.looks += 1;
+        let ready = self.ready.front().map(|(_, closed)| closed.opened_at);
         Levels {
+            look: self.looks,
             waiting: self.buffered,
             in_flight: self.unanswered().saturating_sub(self.buffered),
-            oldest: oldest.map(|batch| batch.opened_at),
+            oldest: ready.or_else(|| (!self.open.is_empty()).then_some(self.opened_at)),
         }
     }
 
     /// Takes out everything that no worker has, oldest batch first, then what waits for its key.
     pub(crate) fn take_all(&mut self) -> Batch<T, O, E> {
         let mut all = Batch::new();
-        for batch in self.ready.drain(..).chain(std::iter::once(self.open.take())) {
+        let ready = self.ready.drain(..).map(|(batch, _)| batch);
+        for batch in ready.chain(std::iter::once(self.open.take())) {
             for (item, seat) in batch.into_entries() {
                 all.push(item, seat);
             }

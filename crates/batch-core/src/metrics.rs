@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{BatchOutcome, FlushReason, Metric, MetricKind, Monotonic, Recorder};
@@ -77,6 +77,8 @@ static IN_FLIGHT: Metric = Metric {
 /// What the intake holds, for the gauges.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Levels {
+    /// Grows with each look, so that an older one does not replace a newer one.
+    pub(crate) look: u64,
     pub(crate) waiting: usize,
     pub(crate) in_flight: usize,
     pub(crate) oldest: Option<Monotonic>,
@@ -85,14 +87,17 @@ pub(crate) struct Levels {
 /// Records what an operator watches; nothing without a recorder.
 ///
 /// A gauge is set when a batch is closed, taken or settled, so no item pays for it.
+/// Recording stays out of line, so that those who do not record keep small functions.
 pub(crate) struct Meter {
     name: String,
     recorder: Option<Arc<dyn Recorder>>,
+    /// The look that the gauges show.
+    shown: Mutex<u64>,
 }
 
 impl Meter {
     pub(crate) fn new(name: String, recorder: Option<Arc<dyn Recorder>>) -> Self {
-        Self { name, recorder }
+        Self { name, recorder, shown: Mutex::new(0) }
     }
 
     pub(crate) const fn is_on(&self) -> bool {
@@ -100,6 +105,7 @@ impl Meter {
     }
 
     /// A worker took a batch that was closed for `reason`, `wait` after its first item.
+    #[inline(never)]
     pub(crate) fn taken(&self, items: usize, reason: FlushReason, wait: Duration) {
         let Some(recorder) = &self.recorder else { return };
         recorder.add(&BATCHES, &[&self.name, reason.as_str()], 1);
@@ -108,6 +114,7 @@ impl Meter {
     }
 
     /// A call of the handler ended.
+    #[inline(never)]
     pub(crate) fn called<O, E>(&self, called: &Called<O, E>, items: usize, took: Duration) {
         let Some(recorder) = &self.recorder else { return };
         let outcome = match called {
@@ -123,6 +130,7 @@ impl Meter {
         recorder.observe(&HANDLER, &[&self.name, outcome], took.as_secs_f64());
     }
 
+    #[inline(never)]
     pub(crate) fn retried(&self, items: usize) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -130,6 +138,7 @@ impl Meter {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn done(&self, items: u64) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -137,6 +146,7 @@ impl Meter {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn failed<E>(&self, cause: &Cause<E>, items: usize) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -145,6 +155,7 @@ impl Meter {
     }
 
     /// A stop gave items back.
+    #[inline(never)]
     pub(crate) fn handed_back(&self, items: usize) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -152,8 +163,16 @@ impl Meter {
         }
     }
 
+    /// Sets the gauges, unless they show something newer: who looked later may come first, and on an idle processor
+    /// the older numbers would stay.
+    #[inline(never)]
     pub(crate) fn levels(&self, levels: Levels, now: Monotonic) {
         let Some(recorder) = &self.recorder else { return };
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if levels.look <= *shown {
+            return;
+        }
+        *shown = levels.look;
         let age = levels.oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
         recorder.set(&WAITING, &[&self.name], number(levels.waiting));
         recorder.set(&OLDEST, &[&self.name], age.as_secs_f64());
@@ -170,4 +189,26 @@ impl fmt::Debug for Meter {
 #[expect(clippy::cast_precision_loss, reason = "a number for people")]
 fn number(items: usize) -> f64 {
     items as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use relaykit_pipeline_traits::MemoryRecorder;
+
+    use super::*;
+
+    const NOW: Monotonic = Monotonic::from_origin(Duration::ZERO);
+
+    #[test]
+    fn gauges_never_go_back_to_an_older_look() {
+        let recorder = MemoryRecorder::new();
+        let meter = Meter::new("mail".to_owned(), Some(Arc::new(recorder.clone())));
+        let of = |look, waiting| Levels { look, waiting, in_flight: waiting, oldest: None };
+        meter.levels(of(2, 0), NOW);
+        meter.levels(of(1, 7), NOW);
+        assert_eq!(recorder.value("batch_items_waiting", &["mail"]), Some(0.0));
+        assert_eq!(recorder.value("batch_items_in_flight", &["mail"]), Some(0.0));
+        meter.levels(of(3, 4), NOW);
+        assert_eq!(recorder.value("batch_items_waiting", &["mail"]), Some(4.0));
+    }
 }

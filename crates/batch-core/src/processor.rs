@@ -253,7 +253,7 @@ where
             self.workers_ended(run, shared.clock.monotonic() + ABORT_GRACE).await;
         }
         // In one step, so that each item is either in this report or still answered by its worker.
-        let (mut report, rest) = {
+        let (mut report, rest, levels) = {
             let mut intake = shared.intake();
             if intake.run != run {
                 return StopReport::empty();
@@ -265,8 +265,9 @@ where
             report.unreturned = unanswered.saturating_sub(handed_back);
             intake.end_run(handed_back);
             shared.meter.handed_back(handed_back);
-            (report, rest)
+            (report, rest, shared.meter.is_on().then(|| intake.levels()))
         };
+        shared.show(levels);
         shared.give_back_room(rest.len(), rest.charged());
         for (item, seat) in rest.into_entries() {
             tell_stopped(seat);

@@ -139,7 +139,12 @@ impl<T, H: BatchHandler<T>> Drop for Shared<T, H> {
     /// Answers what was accepted and never taken: the runtime went away first.
     fn drop(&mut self) {
         let intake = self.intake.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let rest = intake.take_all();
+        // Every flight is over too: each holds what is dropped here.
+        let held = intake.unanswered() > 0;
+        let rest = intake.abandon();
+        if held && self.meter.is_on() {
+            self.meter.levels(intake.levels(), self.clock.monotonic());
+        }
         self.meter.failed(&Cause::<H::Error>::Abandoned, rest.len());
         let lost = answer_all(rest, &Cause::Abandoned, self.stream.as_ref());
         if lost > 0 {

@@ -38,7 +38,7 @@ where
             tokio::task::yield_now().await;
         }
         let mut wake = Wake::default();
-        let (batch, levels) = {
+        let (batch, closed, levels) = {
             let mut intake = shared.intake();
             if intake.run != run {
                 drop(intake);
@@ -50,7 +50,7 @@ where
                 return;
             }
             match intake.take(&shared.config.flush, &mut wake) {
-                Some(batch) => (batch, shared.meter.is_on().then(|| intake.levels())),
+                Some((batch, closed)) => (batch, closed, shared.meter.is_on().then(|| intake.levels())),
                 None if intake.phase == Phase::Stopping && intake.unanswered() == 0 => return,
                 None => continue,
             }
@@ -62,7 +62,7 @@ where
         }
         let now = shared.clock.monotonic();
         if let Some(levels) = levels {
-            shared.meter.taken(batch.len(), batch.reason, now.since(batch.opened_at));
+            shared.meter.taken(batch.len(), closed.reason, now.since(closed.opened_at));
             shared.meter.levels(levels, now);
         }
         let flight = Flight::new(shared, run, batch, now);
@@ -97,11 +97,13 @@ impl<T, H: BatchHandler<T>> Drop for Place<T, H> {
             intake.workers = intake.workers.saturating_sub(1);
             if intake.workers == 0 && intake.phase == Phase::Running {
                 // Nobody stopped it, so its runtime went away, and nobody is left to take what is buffered.
-                abandoned = Some(intake.abandon());
+                let rest = intake.abandon();
+                abandoned = Some((rest, shared.meter.is_on().then(|| intake.levels())));
             }
         }
         drop(intake);
-        if let Some(rest) = abandoned {
+        if let Some((rest, levels)) = abandoned {
+            shared.show(levels);
             shared.give_back_room(rest.len(), rest.charged());
             let items = rest.len();
             shared.meter.failed(&Cause::<H::Error>::Abandoned, items);
@@ -320,7 +322,9 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
     /// Books what was answered, so that keys, flushes and stops go on. Returns false if the run is over: a stop did
     /// not wait for this flight, and nothing is booked any more.
     fn settle(&mut self) -> bool {
-        self.shared.meter.done(self.settled.done());
+        if self.shared.meter.is_on() {
+            self.shared.meter.done(self.settled.done());
+        }
         let (wake, levels) = {
             let mut intake = self.shared.intake();
             if intake.run != self.run {

@@ -37,7 +37,7 @@ fn accept(intake: &mut Buffer, item: u32, key: u64) -> Wake {
 
 /// Takes a batch as a worker would.
 fn take(intake: &mut Buffer) -> Option<Batch<u32, (), ()>> {
-    intake.take(&POLICY, &mut Wake::default())
+    intake.take(&POLICY, &mut Wake::default()).map(|(batch, _)| batch)
 }
 
 /// Answers all items of the batch.
@@ -79,8 +79,9 @@ fn a_batch_that_does_not_linger_is_announced_once_with_its_first_item() {
         announced += wake.batches;
     }
     assert_eq!(announced, 3);
-    let taken: Vec<_> =
-        std::iter::from_fn(|| intake.take(&EAGER, &mut Wake::default())).map(|b| b.items).collect();
+    let taken: Vec<_> = std::iter::from_fn(|| intake.take(&EAGER, &mut Wake::default()))
+        .map(|(batch, _)| batch.items)
+        .collect();
     assert_eq!(taken, [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
 }
 
@@ -287,4 +288,24 @@ fn an_abandoned_run_counts_what_nobody_took_as_failed() {
     }
     assert_eq!(intake.abandon().items, [1, 2, 3, 4]);
     assert_eq!((intake.phase, intake.stats().failed, intake.unanswered()), (Phase::Stopped, 4, 0));
+}
+
+#[test]
+fn a_batch_in_reused_lists_tells_its_own_reason_and_time() {
+    let mut intake = Buffer::new(ROOMY, true);
+    intake.phase = Phase::Running;
+    let mut took = |seconds, items| {
+        for item in 0..items {
+            let seat = seat(&intake, NO_KEY, 0);
+            intake.accept(item, seat, &EAGER, || at(seconds));
+        }
+        let (mut batch, closed) = intake.take(&EAGER, &mut Wake::default()).expect("items wait");
+        settle(&mut intake, &batch);
+        (batch.items.clear(), batch.seats.clear());
+        intake.put_spare(batch);
+        (closed.reason, closed.opened_at)
+    };
+    assert_eq!(took(1, 3), (FlushReason::Items, at(1)));
+    assert_eq!(took(2, 1), (FlushReason::Linger, at(2)));
+    assert_eq!(took(3, 3), (FlushReason::Items, at(3)));
 }

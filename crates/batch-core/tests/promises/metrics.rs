@@ -92,3 +92,41 @@ async fn the_gauges_show_what_waits_and_for_how_long() {
     assert_eq!(level("batch_items_in_flight"), Some(0.0));
     assert_eq!(level("batch_oldest_wait_seconds"), Some(0.0));
 }
+
+#[tokio::test]
+async fn the_gauges_show_nothing_after_a_stop_that_hands_back() {
+    let (clock, recorder) = (ManualClock::new(), MemoryRecorder::new());
+    let endless = Script::new(|_, _| Reaction::Hang);
+    let processor = started(batcher(&endless, &clock).max_items(2).concurrency(1).recorder(recorder.clone()));
+    let _tickets = add_all(&processor, 1..=4).await;
+    idle().await;
+    let level = |name| recorder.value(name, &["default"]);
+    assert_eq!((level("batch_items_waiting"), level("batch_items_in_flight")), (Some(2.0), Some(2.0)));
+    let left = processor.stop(Duration::ZERO).await;
+    assert_eq!((left.unsent.len(), left.in_doubt.len()), (2, 2));
+    for gauge in ["batch_items_waiting", "batch_items_in_flight", "batch_oldest_wait_seconds"] {
+        assert_eq!(level(gauge), Some(0.0), "{gauge}");
+    }
+}
+
+#[test]
+fn the_gauges_show_nothing_after_the_runtime_went_away() {
+    let (clock, recorder) = (ManualClock::new(), MemoryRecorder::new());
+    let endless = Script::new(|_, _| Reaction::Hang);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let processor = runtime.block_on(async {
+        let processor =
+            started(batcher(&endless, &clock).max_items(2).concurrency(1).recorder(recorder.clone()));
+        let _tickets = add_all(&processor, 1..=4).await;
+        idle().await;
+        processor
+    });
+    let level = |name| recorder.value(name, &["default"]);
+    assert_eq!((level("batch_items_waiting"), level("batch_items_in_flight")), (Some(2.0), Some(2.0)));
+    drop(runtime);
+    drop(processor);
+    for gauge in ["batch_items_waiting", "batch_items_in_flight", "batch_oldest_wait_seconds"] {
+        assert_eq!(level(gauge), Some(0.0), "{gauge}");
+    }
+    assert_eq!(recorder.value("batch_items_total", &["default", "abandoned"]), Some(4.0));
+}
