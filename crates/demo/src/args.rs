@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -25,6 +26,15 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Faults::None)]
     pub(crate) faults: Faults,
 
+    /// Which events keep their order. `per-user` runs the input twice, without order and with it, to compare.
+    #[arg(long, value_enum, default_value_t = Order::None)]
+    pub(crate) order: Order,
+
+    /// Store events in a durable queue in this file on their way. Run again with the same file and input to go on after a
+    /// crash: what was stored is delivered, and the rest of the input follows.
+    #[arg(long, value_name = "FILE", conflicts_with = "order")]
+    pub(crate) durable: Option<PathBuf>,
+
     /// Send to this server instead, for instance `http://127.0.0.1:8080`
     #[arg(long, value_name = "URL", conflicts_with = "faults")]
     pub(crate) base_url: Option<String>,
@@ -36,6 +46,22 @@ pub(crate) struct Args {
     /// Write the result to this file as JSON, too.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+
+    /// Serve what is recorded at `http://ADDR/metrics` while events are delivered, for Prometheus; for instance
+    /// 127.0.0.1:9464. Port 0 takes a free one, which is printed.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+impl Args {
+    /// Returns why the input can be sent only once, if so.
+    pub(crate) fn only_once(&self) -> Option<&'static str> {
+        if self.base_url.is_some() || self.api_key_env.is_some() {
+            return Some("a server of yours gets each event once");
+        }
+        let standard_input = self.input.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        standard_input.then_some("standard input can be read only once")
+    }
 }
 
 /// How much goes wrong at the stand-in.
@@ -48,4 +74,15 @@ pub(crate) enum Faults {
     Some,
     /// Most requests.
     Storm,
+}
+
+/// Which events keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Order {
+    /// None do.
+    #[default]
+    None,
+    /// The events of one user, through retries too.
+    PerUser,
 }

@@ -4,8 +4,13 @@ use serde_json::{Map, Value};
 /// Makes an event of one line of input, or says why it cannot be one.
 ///
 /// The user is `payload.sender.login`, the name `event.action` or just `event`, and the payload becomes the data
-/// fields.
-pub(crate) fn parse(line: &[u8], stamper: &Stamper) -> Result<Prepared<EventTrack>, Rejection> {
+/// fields. Without an `id` the stamper gives one. A `sequence` is added to them for a stand-in that watches the order.
+pub(crate) fn parse(
+    line: &[u8],
+    id: Option<String>,
+    sequence: Option<u64>,
+    stamper: &Stamper,
+) -> Result<Prepared<EventTrack>, Rejection> {
     let mut line: Map<String, Value> = serde_json::from_slice(line).map_err(Rejection::NotJson)?;
     let Some(Value::String(event)) = line.remove("event") else { return Err(Rejection::NoEvent) };
     let Some(Value::Object(payload)) = line.remove("payload") else { return Err(Rejection::NoPayload) };
@@ -18,7 +23,13 @@ pub(crate) fn parse(line: &[u8], stamper: &Stamper) -> Result<Prepared<EventTrac
         Some(action) => format!("{event}.{action}"),
         None => event,
     };
-    let request = EventTrack::new(Identity::user_id(user), name).fields(payload);
+    let mut request = EventTrack::new(Identity::user_id(user), name).fields(payload);
+    if let Some(id) = id {
+        request = request.id(id);
+    }
+    if let Some(sequence) = sequence {
+        request = request.field("__sequence", sequence);
+    }
     request.prepare(stamper).map_err(|error| Rejection::Invalid(Box::new(error)))
 }
 
@@ -53,16 +64,16 @@ mod tests {
     use super::*;
 
     fn reason(line: &str) -> String {
-        parse(line.as_bytes(), &Stamper::system()).unwrap_err().reason()
+        parse(line.as_bytes(), None, None, &Stamper::system()).unwrap_err().reason()
     }
 
     #[test]
     fn the_action_is_part_of_the_name() {
         let line = br#"{"event":"issues","payload":{"action":"opened","sender":{"login":"ada"}}}"#;
-        let prepared = parse(line, &Stamper::system()).unwrap();
+        let prepared = parse(line, None, None, &Stamper::system()).unwrap();
         assert_eq!(prepared.ordering_key().unwrap().as_str(), "id:ada");
         let line = br#"{"event":"push","payload":{"sender":{"login":"ada"}}}"#;
-        assert!(parse(line, &Stamper::system()).is_ok());
+        assert!(parse(line, None, None, &Stamper::system()).is_ok());
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Ledger {
         self.lock().open.remove(id);
     }
 
+    /// Closes all events that are still open: they are kept where they survive.
+    pub(crate) fn keep_all(&self) {
+        self.lock().open.clear();
+    }
+
     /// Returns how many events were lost: never answered, or said to be delivered when they were not.
     pub(crate) fn lost(&self) -> u64 {
         let state = self.lock();

@@ -2,10 +2,13 @@
 
 mod args;
 mod delivery;
+mod durable;
 mod event_line;
 mod generator;
 mod ledger;
 mod lines;
+mod metrics;
+mod ordered;
 mod progress;
 mod report;
 mod server;
@@ -28,13 +31,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the demo. Returns whether every accepted event was delivered or is dead for a reason the API gave.
+/// Runs the demo. Returns whether every accepted event was delivered or is dead for a reason the API gave, and in
+/// order where that was asked for.
 fn run(args: &Args) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let report = runtime.block_on(delivery::deliver(args))?;
+    let report = runtime.block_on(delivery::deliver_all(args))?;
     report.print();
     if let Some(file) = &args.report {
         report.write(file)?;

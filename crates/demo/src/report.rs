@@ -1,9 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+
+use crate::args::Order;
 
 /// The most rejected lines that are listed one by one; the others are counted.
 pub(crate) const MAX_LISTED: usize = 1_000;
@@ -15,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) server: String,
     /// The seed of generated events and faults.
     pub(crate) seed: u64,
+    /// Which events kept their order.
+    pub(crate) order: Order,
     /// Lines read, blank ones aside.
     pub(crate) read: u64,
     /// Lines that are no event.
@@ -33,6 +37,9 @@ pub(crate) struct Report {
     pub(crate) lost: u64,
     /// Effects at the server beyond the first of an event; harmless, since an event keeps its id.
     pub(crate) repeated: u64,
+    /// Events that arrived after a later one of their user; `None` if the server did not watch. Must be 0 if they were to
+    /// keep their order.
+    pub(crate) out_of_order: Option<u64>,
     /// Whether the server said itself what took effect, so that `lost` is more than a count of answers.
     pub(crate) checked_at_server: bool,
     /// Calls of the API.
@@ -41,6 +48,9 @@ pub(crate) struct Report {
     pub(crate) events_per_second: f64,
     /// Whether the input was read to its end, and not stopped before.
     pub(crate) complete: bool,
+    /// What became of the same input without order, if that was to be compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unordered: Option<Box<Report>>,
 }
 
 /// A line that is no event.
@@ -51,40 +61,35 @@ pub(crate) struct RejectedLine {
 }
 
 impl Report {
-    /// Returns whether every accepted event was delivered or is dead for a reason the API gave.
+    /// Returns whether every accepted event was delivered or is dead for a reason the API gave, in order where that was
+    /// asked for.
     pub(crate) fn is_good(&self) -> bool {
-        self.lost == 0 && self.undelivered.values().sum::<u64>() == 0
+        let in_order = self.order == Order::None || self.out_of_order.is_none_or(|events| events == 0);
+        self.lost == 0
+            && self.undelivered() == 0
+            && in_order
+            && self.unordered.as_ref().is_none_or(|unordered| unordered.is_good())
     }
 
-    /// Prints the table.
+    fn undelivered(&self) -> u64 {
+        self.undelivered.values().sum()
+    }
+
+    /// Prints the table, with a column for each run.
     pub(crate) fn print(&self) {
-        let dead: u64 = self.dead.values().sum();
-        let undelivered: u64 = self.undelivered.values().sum();
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["", "events"]);
-        let mut row = |name: &str, count: u64| {
-            table.add_row([name.to_owned(), count.to_string()]);
-        };
-        row("read", self.read);
-        row("rejected", self.rejected);
-        row("delivered", self.delivered);
-        row("  of them and others, retried", self.retried);
-        row("dead", dead);
-        for (reason, count) in &self.dead {
-            row(&format!("  {reason}"), *count);
+        match &self.unordered {
+            None => show(&table(&[("events", self)])),
+            Some(unordered) => {
+                show(&table(&[("unordered", unordered), ("per user", self)]));
+                unordered.print_pace("unordered: ");
+            }
         }
-        row("undelivered, kept", undelivered);
-        for (reason, count) in &self.undelivered {
-            row(&format!("  {reason}"), *count);
-        }
-        row("lost", self.lost);
-        row("requests", self.requests);
-        if let Some(column) = table.column_mut(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        show(&table.to_string());
+        self.print_pace(if self.unordered.is_some() { "per user: " } else { "" });
+    }
+
+    fn print_pace(&self, run: &str) {
         show(&format!(
-            "{:.1} s, {:.0} events/s to {}; {} repeated effects; lost is counted by {}",
+            "{run}{:.1} s, {:.0} events/s to {}; {} repeated effects; lost is counted by {}",
             self.seconds,
             self.events_per_second,
             self.server,
@@ -99,6 +104,49 @@ impl Report {
         json.push('\n');
         std::fs::write(file, json).with_context(|| format!("could not write {}", file.display()))
     }
+}
+
+/// Makes the table of some runs, each with its name.
+fn table(runs: &[(&str, &Report)]) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_header(std::iter::once("").chain(runs.iter().map(|(name, _)| *name)));
+    let mut row = |name: &str, count: &dyn Fn(&Report) -> u64| {
+        let counts = runs.iter().map(|(_, run)| count(run).to_string());
+        table.add_row(std::iter::once(name.to_owned()).chain(counts));
+    };
+    let reasons = |of: fn(&Report) -> &BTreeMap<String, u64>| -> BTreeSet<&String> {
+        runs.iter().flat_map(|(_, run)| of(run).keys()).collect()
+    };
+    row("read", &|run| run.read);
+    row("rejected", &|run| run.rejected);
+    row("delivered", &|run| run.delivered);
+    row("  of them and others, retried", &|run| run.retried);
+    row("dead", &|run| run.dead.values().sum());
+    for reason in reasons(|run| &run.dead) {
+        row(&format!("  {reason}"), &|run| run.dead.get(reason).copied().unwrap_or(0));
+    }
+    row("undelivered, kept", &Report::undelivered);
+    for reason in reasons(|run| &run.undelivered) {
+        row(&format!("  {reason}"), &|run| run.undelivered.get(reason).copied().unwrap_or(0));
+    }
+    row("lost", &|run| run.lost);
+    if runs.iter().any(|(_, run)| run.out_of_order.is_some()) {
+        row("out of order", &|run| run.out_of_order.unwrap_or(0));
+    }
+    row("requests", &|run| run.requests);
+    if runs.len() > 1 {
+        row("repeated effects", &|run| run.repeated);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
+        row("events a second", &|run| run.events_per_second.round() as u64);
+    }
+    for column in 1..=runs.len() {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
 }
 
 /// Prints a line of the result.
@@ -132,5 +180,35 @@ mod tests {
         report.undelivered.clear();
         report.lost = 1;
         assert!(!report.is_good());
+    }
+
+    #[test]
+    fn events_out_of_order_make_a_bad_report_if_order_was_asked_for() {
+        let report = |order, out_of_order| Report { order, out_of_order, ..Report::default() };
+        assert!(report(Order::None, Some(3)).is_good());
+        assert!(!report(Order::PerUser, Some(3)).is_good());
+        assert!(report(Order::PerUser, Some(0)).is_good());
+        assert!(report(Order::PerUser, None).is_good());
+    }
+
+    #[test]
+    fn a_bad_run_without_order_makes_the_comparison_bad() {
+        let unordered = Box::new(Report { lost: 1, ..Report::default() });
+        let report = Report { order: Order::PerUser, unordered: Some(unordered), ..Report::default() };
+        assert!(!report.is_good());
+    }
+
+    #[test]
+    fn two_runs_stand_in_one_table_with_the_reasons_of_both() {
+        let mut unordered = Report { out_of_order: Some(77), ..Report::default() };
+        unordered.dead.insert("Malformed Email".to_owned(), 2);
+        let ordered = Report { order: Order::PerUser, out_of_order: Some(0), ..Report::default() };
+        let table = table(&[("unordered", &unordered), ("per user", &ordered)]);
+        let row = |name: &str| {
+            let line = table.lines().find(|line| line.contains(name)).unwrap();
+            line.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).skip(1).collect::<Vec<_>>()
+        };
+        assert_eq!(row("out of order"), ["77", "0"]);
+        assert_eq!(row("Malformed Email"), ["2", "0"]);
     }
 }

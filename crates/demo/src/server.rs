@@ -1,9 +1,17 @@
 use anyhow::{Context as _, bail};
+use relaykit_batch_core::{Builder, Processor};
 use relaykit_iterable_handlers::testing::{self, StandIn};
-use relaykit_iterable_handlers::{ApiKey, Client};
+use relaykit_iterable_handlers::{ApiKey, Client, ClientBuilder, EventTrackHandler};
+use relaykit_telemetry::PrometheusRecorder;
 
 use crate::args::{Args, Faults};
+use crate::delivery::Event;
 use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+
+/// How many events back the stand-in tells one that comes again from one that is late. Of those before, a repetition
+/// counts as out of order: the count is never too low.
+const REPETITIONS_KNOWN: usize = 20_000;
 
 /// Where the events go: the stand-in on loopback, or a server of the user's.
 pub(crate) struct Server {
@@ -11,12 +19,20 @@ pub(crate) struct Server {
     /// Present if the server is ours, so that it can be asked what took effect.
     pub(crate) stand_in: Option<StandIn>,
     pub(crate) name: String,
+    metrics: Option<Metrics>,
 }
 
 impl Server {
-    pub(crate) async fn connect(args: &Args, seed: u64, ledger: &Ledger) -> anyhow::Result<Self> {
+    /// Starts the stand-in, which watches the order of each user's events if asked to, or takes the user's server.
+    pub(crate) async fn connect(
+        args: &Args,
+        seed: u64,
+        watch_order: bool,
+        ledger: &Ledger,
+        metrics: Option<&Metrics>,
+    ) -> anyhow::Result<Self> {
         if args.base_url.is_some() || args.api_key_env.is_some() {
-            return Self::of_the_user(args);
+            return Self::of_the_user(args, metrics);
         }
         let faults = match args.faults {
             Faults::None => testing::Faults::none(),
@@ -29,13 +45,13 @@ impl Server {
             .faults(faults)
             // The demo keeps books itself, of what is on its way alone.
             .keep_requests(0)
-            .keep_events(0)
+            .keep_events(if watch_order { REPETITIONS_KNOWN } else { 0 })
             .on_event(move |event| ledger.applied(&event.id))
             .start()
             .await
             .context("could not start the stand-in")?;
         // The stand-in is ours alone, so nothing needs to be spared.
-        let client = Client::builder(ApiKey::new("stand-in")?)
+        let client = recorded(Client::builder(ApiKey::new("stand-in")?), metrics)
             .base_url(stand_in.base_url())
             .no_rate_limits()
             .build()?;
@@ -43,17 +59,32 @@ impl Server {
             client,
             name: "a stand-in of the Iterable API on loopback".to_owned(),
             stand_in: Some(stand_in),
+            metrics: metrics.cloned(),
         })
     }
 
-    fn of_the_user(args: &Args) -> anyhow::Result<Self> {
+    /// Where parts record, if anybody looks.
+    pub(crate) fn recorder(&self) -> Option<PrometheusRecorder> {
+        self.metrics.as_ref().map(|metrics| metrics.recorder.clone())
+    }
+
+    /// Begins a processor that sends to this server and records under `name`, if anybody looks.
+    pub(crate) fn processor(&self, name: &str) -> Builder<Event, EventTrackHandler> {
+        let builder = Processor::builder(EventTrackHandler::new(self.client.clone())).name(name);
+        match &self.metrics {
+            Some(metrics) => builder.recorder(metrics.recorder.clone()),
+            None => builder,
+        }
+    }
+
+    fn of_the_user(args: &Args, metrics: Option<&Metrics>) -> anyhow::Result<Self> {
         let key = match &args.api_key_env {
             Some(name) => std::env::var(name).with_context(|| {
                 format!("could not read the API key from the environment variable {name}")
             })?,
             None => "none".to_owned(),
         };
-        let mut client = Client::builder(ApiKey::new(key)?);
+        let mut client = recorded(Client::builder(ApiKey::new(key)?), metrics);
         let mut name = "the Iterable API".to_owned();
         if let Some(url) = &args.base_url {
             if !url.starts_with("http://") && !url.starts_with("https://") {
@@ -62,6 +93,14 @@ impl Server {
             client = client.base_url(url.clone());
             name.clone_from(url);
         }
-        Ok(Self { client: client.build()?, stand_in: None, name })
+        Ok(Self { client: client.build()?, stand_in: None, name, metrics: metrics.cloned() })
+    }
+}
+
+/// Lets the client record, if anybody looks.
+fn recorded(client: ClientBuilder, metrics: Option<&Metrics>) -> ClientBuilder {
+    match metrics {
+        Some(metrics) => client.recorder(metrics.recorder.clone()),
+        None => client,
     }
 }

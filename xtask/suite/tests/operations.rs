@@ -13,6 +13,7 @@ const CRATES: &[(&str, &[&Metric])] = &[
     ("relaykit-batch-core", relaykit_batch_core::METRICS),
     ("relaykit-retry", relaykit_retry::METRICS),
     ("relaykit-iterable-handlers", relaykit_iterable_handlers::METRICS),
+    ("relaykit-persistent-queue", relaykit_persistent_queue::METRICS),
 ];
 
 /// A metric as one line: crate, name, type, labels.
@@ -77,7 +78,7 @@ fn every_metric_is_named_by_the_rules() {
         let name = metric.name;
         assert_eq!(metric.kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
         let prefix = name.split('_').next().unwrap();
-        assert!(["batch", "retry", "iterable"].contains(&prefix), "{name} names its crate first");
+        assert!(["batch", "retry", "iterable", "queue"].contains(&prefix), "{name} names its crate first");
         assert!(!metric.help.is_empty() && metric.help.chars().next().unwrap().is_ascii(), "{name}");
     }
 }
