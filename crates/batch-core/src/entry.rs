@@ -49,7 +49,6 @@ impl<T, O, E> Batch<T, O, E> {
         self.items.is_empty()
     }
 
-    #[inline]
     pub(crate) fn push(&mut self, item: T, seat: Seat<T, O, E>) {
         self.items.push(item);
         self.seats.push(seat);

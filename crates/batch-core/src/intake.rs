@@ -29,8 +29,8 @@ pub(crate) struct Intake<T, O, E> {
     fill: Fill,
     /// When the open batch's first item came, if anybody wants to know.
     opened_at: Monotonic,
-    /// Whether batches note when their first item came although they do not linger.
-    timed: bool,
+    /// Whether somebody records. Batches note when their first item came then, although they do not linger.
+    watched: bool,
     ready: VecDeque<(Batch<T, O, E>, Closed)>,
     /// Empty lists of batches that are through, at most [`MAX_SPARES`].
     spares: Vec<Batch<T, O, E>>,
@@ -109,7 +109,7 @@ impl Settled {
 }
 
 impl<T, O, E> Intake<T, O, E> {
-    pub(crate) fn new(bounds: Bounds, timed: bool) -> Self {
+    pub(crate) fn new(bounds: Bounds, watched: bool) -> Self {
         Self {
             phase: Phase::Stopped,
             run: 0,
@@ -117,7 +117,7 @@ impl<T, O, E> Intake<T, O, E> {
             open: Batch::new(),
             fill: Fill::default(),
             opened_at: Monotonic::default(),
-            timed,
+            watched,
             ready: VecDeque::new(),
             spares: Vec::new(),
             bounds,
@@ -198,7 +198,7 @@ impl<T, O, E> Intake<T, O, E> {
                 Some(spare) => self.open = spare,
                 None => self.open.reserve(policy.max_items.min(FIRST_CAPACITY)),
             }
-            if self.timed || !policy.linger.is_zero() {
+            if self.watched || !policy.linger.is_zero() {
                 self.opened_at = now();
             }
             if policy.linger.is_zero() {
@@ -348,17 +348,19 @@ impl<T, O, E> Intake<T, O, E> {
         Stats { buffered: self.buffered, parked, in_flight, ..self.stats }
     }
 
-    /// Returns what the gauges show.
-    #[inline(never)] // keeps its callers small, which mostly do not call it
-    pub(crate) fn levels(&mut self) -> Levels {
+    /// Returns what the gauges show, if anybody looks.
+    pub(crate) fn levels(&mut self) -> Option<Levels> {
+        if !self.watched {
+            return None;
+        }
         self.looks += 1;
         let ready = self.ready.front().map(|(_, closed)| closed.opened_at);
-        Levels {
+        Some(Levels {
             look: self.looks,
             waiting: self.buffered,
             in_flight: self.unanswered().saturating_sub(self.buffered),
             oldest: ready.or_else(|| (!self.open.is_empty()).then_some(self.opened_at)),
-        }
+        })
     }
 
     /// Takes out everything that no worker has, oldest batch first, then what waits for its key.

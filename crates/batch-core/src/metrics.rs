@@ -87,7 +87,6 @@ pub(crate) struct Levels {
 /// Records what an operator watches; nothing without a recorder.
 ///
 /// A gauge is set when a batch is closed, taken or settled, so no item pays for it.
-/// Recording stays out of line, so that those who do not record keep small functions.
 pub(crate) struct Meter {
     name: String,
     recorder: Option<Arc<dyn Recorder>>,
@@ -105,7 +104,6 @@ impl Meter {
     }
 
     /// A worker took a batch that was closed for `reason`, `wait` after its first item.
-    #[inline(never)]
     pub(crate) fn taken(&self, items: usize, reason: FlushReason, wait: Duration) {
         let Some(recorder) = &self.recorder else { return };
         recorder.add(&BATCHES, &[&self.name, reason.as_str()], 1);
@@ -114,7 +112,6 @@ impl Meter {
     }
 
     /// A call of the handler ended.
-    #[inline(never)]
     pub(crate) fn called<O, E>(&self, called: &Called<O, E>, items: usize, took: Duration) {
         let Some(recorder) = &self.recorder else { return };
         let outcome = match called {
@@ -130,7 +127,6 @@ impl Meter {
         recorder.observe(&HANDLER, &[&self.name, outcome], took.as_secs_f64());
     }
 
-    #[inline(never)]
     pub(crate) fn retried(&self, items: usize) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -138,7 +134,6 @@ impl Meter {
         }
     }
 
-    #[inline(never)]
     pub(crate) fn done(&self, items: u64) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -146,7 +141,6 @@ impl Meter {
         }
     }
 
-    #[inline(never)]
     pub(crate) fn failed<E>(&self, cause: &Cause<E>, items: usize) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -155,7 +149,6 @@ impl Meter {
     }
 
     /// A stop gave items back.
-    #[inline(never)]
     pub(crate) fn handed_back(&self, items: usize) {
         let Some(recorder) = &self.recorder else { return };
         if items > 0 {
@@ -165,7 +158,6 @@ impl Meter {
 
     /// Sets the gauges, unless they show something newer: who looked later may come first, and on an idle processor
     /// the older numbers would stay.
-    #[inline(never)]
     pub(crate) fn levels(&self, levels: Levels, now: Monotonic) {
         let Some(recorder) = &self.recorder else { return };
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);

@@ -265,7 +265,7 @@ where
             report.unreturned = unanswered.saturating_sub(handed_back);
             intake.end_run(handed_back);
             shared.meter.handed_back(handed_back);
-            (report, rest, shared.meter.is_on().then(|| intake.levels()))
+            (report, rest, intake.levels())
         };
         shared.show(levels);
         shared.give_back_room(rest.len(), rest.charged());
@@ -384,8 +384,8 @@ where
             let seat = Seat { reply, weight, charged, key, epoch, attempts: Attempts::default() };
             let wake = intake.accept(item, seat, &shared.config.flush, || shared.clock.monotonic());
             // With the batch, not with each item of it.
-            let shown = wake.batches > 0 && shared.meter.is_on();
-            (wake, shown.then(|| intake.levels()))
+            let levels = if wake.batches > 0 { intake.levels() } else { None };
+            (wake, levels)
         };
         shared.wake(wake);
         shared.show(levels);

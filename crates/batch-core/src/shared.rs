@@ -142,8 +142,8 @@ impl<T, H: BatchHandler<T>> Drop for Shared<T, H> {
         // Every flight is over too: each holds what is dropped here.
         let held = intake.unanswered() > 0;
         let rest = intake.abandon();
-        if held && self.meter.is_on() {
-            self.meter.levels(intake.levels(), self.clock.monotonic());
+        if let Some(levels) = intake.levels().filter(|_| held) {
+            self.meter.levels(levels, self.clock.monotonic());
         }
         self.meter.failed(&Cause::<H::Error>::Abandoned, rest.len());
         let lost = answer_all(rest, &Cause::Abandoned, self.stream.as_ref());

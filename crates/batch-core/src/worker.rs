@@ -50,7 +50,7 @@ where
                 return;
             }
             match intake.take(&shared.config.flush, &mut wake) {
-                Some((batch, closed)) => (batch, closed, shared.meter.is_on().then(|| intake.levels())),
+                Some((batch, closed)) => (batch, closed, intake.levels()),
                 None if intake.phase == Phase::Stopping && intake.unanswered() == 0 => return,
                 None => continue,
             }
@@ -98,7 +98,7 @@ impl<T, H: BatchHandler<T>> Drop for Place<T, H> {
             if intake.workers == 0 && intake.phase == Phase::Running {
                 // Nobody stopped it, so its runtime went away, and nobody is left to take what is buffered.
                 let rest = intake.abandon();
-                abandoned = Some((rest, shared.meter.is_on().then(|| intake.levels())));
+                abandoned = Some((rest, intake.levels()));
             }
         }
         drop(intake);
@@ -322,9 +322,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
     /// Books what was answered, so that keys, flushes and stops go on. Returns false if the run is over: a stop did
     /// not wait for this flight, and nothing is booked any more.
     fn settle(&mut self) -> bool {
-        if self.shared.meter.is_on() {
-            self.shared.meter.done(self.settled.done());
-        }
+        self.shared.meter.done(self.settled.done());
         let (wake, levels) = {
             let mut intake = self.shared.intake();
             if intake.run != self.run {
@@ -337,7 +335,7 @@ impl<'a, T, H: BatchHandler<T>> Flight<'a, T, H> {
                 // Everything is answered: let every worker see it and end.
                 wake.batches += intake.workers;
             }
-            (wake, self.shared.meter.is_on().then(|| intake.levels()))
+            (wake, intake.levels())
         };
         self.shared.wake(wake);
         self.shared.show(levels);

@@ -35,7 +35,12 @@ impl Ran {
     }
 
     fn kept(&self) -> u64 {
-        self.report["undelivered"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
+        self.report["undelivered"]
+            .as_object()
+            .expect("it is an object")
+            .values()
+            .filter_map(Value::as_u64)
+            .sum()
     }
 }
 
@@ -147,7 +152,8 @@ async fn an_event_that_the_api_never_takes_does_not_hold_up_its_user() {
     let api = api!();
     api.disallow_event("star.created");
     let ran = run(&["--events", "200", "--seed", "1", "--base-url", api.base_url()]).await;
-    let dead: u64 = ran.report["dead"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+    let dead: u64 =
+        ran.report["dead"].as_object().expect("it is an object").values().filter_map(Value::as_u64).sum();
     assert_eq!(ran.code, Some(0), "{}", ran.table);
     assert!(dead > 0, "{}", ran.report);
     assert_eq!(count(&ran.report, "delivered") + dead, 200);

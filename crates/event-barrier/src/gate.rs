@@ -31,7 +31,8 @@ const MAX_WAITING: usize = 10_000;
 ///
 /// It owns the [`Reader`], and everything has to go through it: a job that enters by the [`Barrier`], or a key that
 /// is released there, wakes nobody here. Limits hold as at the barrier, and a job whose order is switched off or
-/// waived does not wait. The barrier's observer runs inside the gate's lock, so it must not call the gate.
+/// waived does not wait. The barrier's observer runs inside the gate's lock, so it must not call the gate, and must not
+/// panic: those that wait would not learn of the change it was told about.
 ///
 /// It runs on any tokio runtime, or on none.
 ///
@@ -134,9 +135,10 @@ impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + '
         let Some(ticket) = joined else { return Err(NotEntered::GateClosed) };
         let mut place = Place { inner: &self.inner, key, job, ticket, receiver };
         {
-            let state = self.inner.lock();
+            let mut state = self.inner.lock();
             let max = state.max_waiting;
-            if state.waiting > max && state.is_waiting(&place.key, job, ticket) {
+            // Out of line under the same lock: of two that come at once, only the one too many is refused.
+            if state.waiting > max && state.quit(&place.key, job, ticket) {
                 drop(state);
                 return Err(NotEntered::GateFull { max });
             }
@@ -238,14 +240,11 @@ impl<K: Hash + Eq + Clone + 'static, J: Ord + Copy + 'static, S: BuildHasher + '
         self.tickets
     }
 
-    /// Takes a job that waits no more out of its key's line.
-    fn quit(&mut self, key: &K, job: J, ticket: u64) {
-        let Some(line) = self.lines.get_mut(key) else { return };
-        self.waiting -= usize::from(line.waiting.remove(&(job, ticket)).is_some());
-    }
-
-    fn is_waiting(&self, key: &K, job: J, ticket: u64) -> bool {
-        self.lines.get(key).is_some_and(|line| line.waiting.contains_key(&(job, ticket)))
+    /// Takes a job out of its key's line. Returns false if it does not wait there any more.
+    fn quit(&mut self, key: &K, job: J, ticket: u64) -> bool {
+        let waiter = self.lines.get_mut(key).and_then(|line| line.waiting.remove(&(job, ticket)));
+        self.waiting -= usize::from(waiter.is_some());
+        waiter.is_some()
     }
 
     /// Lets the jobs of `key` enter whose turn it is: the first in line, unless one is inside or the barrier refuses it,

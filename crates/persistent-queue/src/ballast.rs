@@ -65,7 +65,7 @@ fn write(path: &std::path::Path, bytes: u64) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    let block = [0xBA; 64 * 1024];
+    let block = [0xBA; 16 * 1024];
     let mut left = bytes;
     while left > 0 {
         let part = usize::try_from(left.min(block.len() as u64)).unwrap_or(block.len());

@@ -270,14 +270,15 @@ impl<T: Send + Sync + 'static, H: QueueHandler<T> + 'static> Builder<T, H> {
         self
     }
 
-    /// Sets how long a commit waits for more to write. Default: 0: what comes while a commit runs makes the next.
+    /// Sets how long a commit waits for more to write. Default: 0: what comes while a commit runs makes the next. At most
+    /// 1 s.
     pub fn commit_window(mut self, window: Duration) -> Self {
         self.config.commit_window = window;
         self
     }
 
     /// Sets the size of the file that is given up when the disk is full, so that what is done can still be removed. Default:
-    /// 16 MiB; 0 for none.
+    /// 16 MiB; 0 for none. The file's log is kept to a quarter of it, and to 4 MiB.
     pub fn ballast_bytes(mut self, bytes: u64) -> Self {
         self.config.ballast_bytes = bytes;
         self
@@ -375,6 +376,13 @@ impl<T> Config<T> {
         within("bounds.bytes", self.max_bytes, batch_bytes, u64::MAX)?;
         if let Some(level) = self.compression {
             within("zstd", u64::try_from(level).unwrap_or(0), 1, 19)?;
+        }
+        if self.commit_window > Duration::from_secs(1) {
+            return Err(InvalidSetting::new(
+                "commit_window",
+                format!("{:?}", self.commit_window),
+                "at most 1 s",
+            ));
         }
         if self.timeout.is_zero() {
             return Err(InvalidSetting::new("timeout", "0 s", "more than zero"));

@@ -53,7 +53,7 @@ pub(crate) async fn call<T: Sync, H: QueueHandler<T>>(
 }
 
 /// Returns a panic's text, at most 256 characters of it.
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .copied()

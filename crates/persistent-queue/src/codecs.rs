@@ -1,7 +1,7 @@
 #[cfg(any(feature = "msgpack", feature = "postcard"))]
 use relaykit_pipeline_traits::{Codec, CodecError};
 
-/// A [`Codec`] for any serde type, as MessagePack with field names: smaller than JSON, and as open to new optional fields.
+/// A [`Codec`] for any serde type, as `MessagePack` with field names: smaller than JSON, and as open to new optional fields.
 /// Feature `msgpack`.
 #[cfg(feature = "msgpack")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

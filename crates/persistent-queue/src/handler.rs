@@ -21,6 +21,18 @@ pub trait QueueHandler<T>: Send + Sync {
     ) -> impl Future<Output = BatchOutcome<(), Self::Error>> + Send;
 }
 
+impl<T: Sync, H: QueueHandler<T>> QueueHandler<T> for Arc<H> {
+    type Error = H::Error;
+
+    fn handle(
+        &self,
+        batch: &[T],
+        cx: &QueueContext<T>,
+    ) -> impl Future<Output = BatchOutcome<(), Self::Error>> + Send {
+        (**self).handle(batch, cx)
+    }
+}
+
 /// What a handler of a queue may want to know and do.
 pub struct QueueContext<T> {
     attempt: u32,

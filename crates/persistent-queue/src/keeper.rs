@@ -75,7 +75,7 @@ fn look_around<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>) {
     shared.show();
     let (ask, healthy) = {
         let state = shared.state();
-        (state.oldest.is_some_and(|oldest| !oldest.known), state.trouble.is_none())
+        (state.oldest.is_some_and(|oldest| !oldest.known), state.refused.is_empty())
     };
     if ask {
         let asking = Arc::clone(shared);

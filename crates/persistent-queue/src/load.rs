@@ -25,6 +25,7 @@ struct Load<T> {
     what: What,
     page: Page,
     next_due: Option<Timestamp>,
+    read: bool,
 }
 
 enum What {
@@ -50,11 +51,16 @@ pub(crate) fn load<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>) {
         let now = shared.now();
         let due = (!state.loading_due && state.next_due.is_some_and(|due| due <= now))
             .then(|| What::Due { now, taken: state.taken.clone() });
-        state.loading_due |= due.is_some();
+        if due.is_some() {
+            state.loading_due = true;
+            // Whatever begins to wait from here on is noted afresh. What is read may not know of it yet.
+            state.next_due = None;
+        }
         [after, due]
     };
     for what in wanted.into_iter().flatten() {
-        let load = Load { shared: Arc::clone(shared), what, page: Page::default(), next_due: None };
+        let load =
+            Load { shared: Arc::clone(shared), what, page: Page::default(), next_due: None, read: false };
         shared.writer.submit(Box::new(load));
     }
 }
@@ -70,11 +76,14 @@ impl<T: Send + Sync + 'static> Request for Load<T> {
                 (self.page, self.next_due) = store::due(transaction, *now, taken, PAGE_BATCHES, bytes)?;
             }
         }
+        self.read = true;
         Ok(())
     }
 
     fn answer(self: Box<Self>, result: Result<(), SqliteError>) {
-        let Self { shared, what, page, next_due } = *self;
+        let Self { shared, what, page, next_due, read } = *self;
+        // After SQLite has met a damaged page, it refuses to commit. What was read is read all the same.
+        let result = if read && !page.damaged.is_empty() { Ok(()) } else { result };
         if let Err(error) = &result
             && !matches!(error, SqliteError::Closed)
         {
@@ -93,8 +102,11 @@ impl<T: Send + Sync + 'static> Request for Load<T> {
             } else if after {
                 state.more = page.more;
                 state.cursor = state.cursor.max(page.last.unwrap_or(0));
-            } else {
-                state.next_due = next_due;
+            } else if let Some(due) = next_due {
+                state.wait_until(due);
+            }
+            if let (What::Due { now, .. }, Err(_)) = (&what, &result) {
+                state.wait_until(*now);
             }
             let mut rows = Vec::with_capacity(page.rows.len());
             for row in page.rows {
@@ -104,10 +116,14 @@ impl<T: Send + Sync + 'static> Request for Load<T> {
                 }
             }
             if after {
-                rows.into_iter().for_each(|stored| state.put(stored));
+                for stored in rows {
+                    state.put(stored);
+                }
             } else {
                 // They are older than all that was not lent yet.
-                rows.into_iter().rev().for_each(|stored| state.put_first(stored));
+                for stored in rows.into_iter().rev() {
+                    state.put_first(stored);
+                }
             }
             state.taken.extend(page.damaged.iter().map(|(id, _)| *id));
             page.damaged

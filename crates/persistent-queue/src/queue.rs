@@ -22,7 +22,7 @@ use crate::handler::{Plain, QueueHandler};
 use crate::keeper::keep;
 use crate::metrics;
 use crate::shared::Shared;
-use crate::state::{Items, Levels, NotStored, Oldest, Phase, State, Stored, Waiter};
+use crate::state::{Items, Levels, NotStored, Oldest, Phase, State, Stored, Tell, Waiter};
 use crate::stats::{CloseReport, Stats};
 use crate::store::{self, Due, Foreign, Opened};
 use crate::worker::work;
@@ -40,6 +40,9 @@ struct Handle<T: Send + Sync + 'static> {
     runtime: tokio::runtime::Handle,
     tasks: Mutex<Option<JoinSet<()>>>,
 }
+
+/// How long a close waits, beyond its deadline, for handlers to give way and for the disk.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A stored batch, as [`Queue::list`] shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +116,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
             connected => connected?,
         };
         let mut options = WriterOptions::default();
-        options.name = "queue-writer".to_owned();
+        options.name = String::from("queue-writer");
         options.window = config.commit_window;
         options.commit_seconds = config.recorder.clone().map(|recorder| (recorder, &metrics::COMMIT));
         options.reopen = path.is_some().then(|| (config.location.clone(), file_options(&config)));
@@ -407,6 +410,8 @@ impl<T: Send + Sync + 'static> Queue<T> {
     /// Closes the queue: takes no more, stores what was accepted, waits for handlers until `within` has passed, interrupts the
     /// rest without spending an attempt, and closes the file. A second close finds nothing left to do.
     ///
+    /// A handler that blocks its thread, or a disk that does not answer, holds it up for a second each beyond that.
+    ///
     /// # Cancel safety
     ///
     /// Dropped, the queue takes no more, and closes when its last handle is gone.
@@ -427,22 +432,28 @@ impl<T: Send + Sync + 'static> Queue<T> {
                     // A handler that gives way is dropped now; one that blocks its thread keeps it.
                     tokio::select! {
                         () = &mut all => {}
-                        () = clock.sleep(Duration::from_secs(1)) => {}
+                        () = clock.sleep(GRACE) => {}
                     }
                 }
             }
         }
         // What was handled and could not be written down gets its last try.
         shared.take_later().into_iter().for_each(|act| act());
-        // Everything submitted before this is done before it.
-        if let Err(error) = shared.ask(store::set_clean).await
+        // Everything submitted before this is done before it. A disk that hangs must not hold up the caller for ever.
+        let grace = (clock.monotonic() + GRACE).max(deadline);
+        let clean = tokio::select! {
+            biased;
+            clean = shared.ask(store::set_clean) => clean,
+            () = clock.sleep_until(grace) => Err(QueueError::Closed),
+        };
+        if let Err(error) = clean
             && !matches!(error, QueueError::Closed)
         {
             tracing::warn!(%error, "could not mark the queue as closed");
         }
         shared.writer.stop();
         let writer = shared.writer.clone();
-        let left = deadline.since(clock.monotonic()).max(Duration::from_secs(1));
+        let left = deadline.since(clock.monotonic()).max(GRACE);
         let file_closed = self.runtime().spawn_blocking(move || writer.join(left)).await.unwrap_or(false);
         let mut state = shared.state();
         state.phase = Phase::Closed;
@@ -512,11 +523,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
     }
 
     /// Puts an item into the open batch, and sends the batch off if it is full.
-    fn put(
-        &self,
-        item: T,
-        tell: Option<oneshot::Sender<Result<(), NotStored<T>>>>,
-    ) -> Result<(), Rejected<T>> {
+    fn put(&self, item: T, tell: Option<Tell<T>>) -> Result<(), Rejected<T>> {
         let shared = self.shared();
         let (mut first, mut over, mut pump) = (false, false, false);
         let durable = tell.is_some();
@@ -556,12 +563,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
         result
     }
 
-    fn put_in(
-        &self,
-        state: &mut State<T>,
-        item: T,
-        tell: Option<oneshot::Sender<Result<(), NotStored<T>>>>,
-    ) -> Result<(), Rejected<T>> {
+    fn put_in(&self, state: &mut State<T>, item: T, tell: Option<Tell<T>>) -> Result<(), Rejected<T>> {
         let shared = self.shared();
         let config = &shared.config;
         if state.phase != Phase::Open {
@@ -585,10 +587,10 @@ impl<T: Send + Sync + 'static> Queue<T> {
         };
         let admitted = self.admit(state, bytes);
         let fits = config.flush.has_room(state.open.fill, bytes);
-        if admitted.is_err() || !fits {
-            if let Items::Plain { records, .. } = &mut state.open.items {
-                records.pop(bytes);
-            }
+        if (admitted.is_err() || !fits)
+            && let Items::Plain { records, .. } = &mut state.open.items
+        {
+            records.pop(bytes);
         }
         if let Err(reason) = admitted {
             return Err(Rejected { item, reason });
@@ -659,7 +661,7 @@ impl<T: Send + Sync + 'static> Request for DropOldest<T> {
             store::remove(transaction, victim.id)?;
         }
         if self.more {
-            self.dropped.extend(store::drop_oldest(transaction, None, &self.taken)?);
+            self.dropped.extend(store::drop_oldest(transaction, &self.taken)?);
         }
         Ok(())
     }
@@ -765,9 +767,18 @@ impl<T: Send + Sync + 'static> Drop for Handle<T> {
 fn file_options<T>(config: &Config<T>) -> Options {
     let mut options = Options::default();
     options.durability = config.durability;
-    options.wal_bytes = 4 * 1024 * 1024;
+    // On a full disk the log can be written back only if the ballast has as much room as it.
+    let wal_bytes = match config.ballast_bytes {
+        0 => MAX_LOG,
+        ballast => u32::try_from(ballast / 4).unwrap_or(MAX_LOG).clamp(MIN_LOG, MAX_LOG),
+    };
+    options.wal_bytes = wal_bytes;
     options
 }
+
+/// Bounds of the file's log, in bytes.
+const MIN_LOG: u32 = 64 * 1024;
+const MAX_LOG: u32 = 4 * 1024 * 1024;
 
 fn connect<T>(config: &Config<T>, now: Timestamp) -> Result<(Connection, Opened), OpenError> {
     let path = config.location.path().map(Path::to_path_buf);
@@ -822,7 +833,7 @@ fn storage(path: Option<PathBuf>, source: relaykit_sql_store::sqlite::rusqlite::
 /// Renames a damaged file and its log to the first free `….corrupt-N`.
 fn set_corrupt_aside(path: &Path) -> Result<(), OpenError> {
     let named = |suffix: &str| named(path, suffix);
-    let free = (1..).map(|n| format!(".corrupt-{n}")).find(|suffix| !named(suffix).exists());
+    let free = (1..10_000).map(|n| format!(".corrupt-{n}")).find(|suffix| !named(suffix).exists());
     let suffix = free.unwrap_or_default();
     let failed = |source: std::io::Error| OpenError::Storage {
         source: SqliteError::Open { path: path.to_path_buf(), source: source.into() },

@@ -110,17 +110,13 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
         self.judge(Part { items, seats }, called, pushed, &mut decided, &mut parts, &mut ended, rng);
         while let Some(part) = parts.pop_front() {
             let spent = part.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
-            match self.lend(&part.items, spent, interrupt).await {
-                Ok((called, pushed)) => {
-                    ended.calls += 1;
-                    self.judge(part, called, pushed, &mut decided, &mut parts, &mut ended, rng);
-                }
-                Err(Interrupted) => {
-                    ended.interrupted = true;
-                    parts.push_front(part);
-                    break;
-                }
-            }
+            let Ok((called, pushed)) = self.lend(&part.items, spent, interrupt).await else {
+                ended.interrupted = true;
+                parts.push_front(part);
+                break;
+            };
+            ended.calls += 1;
+            self.judge(part, called, pushed, &mut decided, &mut parts, &mut ended, rng);
         }
         for part in parts {
             for (item, seat) in part.items.into_iter().zip(part.seats) {

@@ -384,7 +384,8 @@ pub(crate) struct Burial {
 pub(crate) fn bury<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>, origin: &Origin, burial: Burial) {
     let known = Some((origin.count, origin.bytes));
     submit_burial(shared, burial, known, |tx, burial, now| {
-        store::bury(tx, burial.id, DeadReason::Undecodable, &burial.error, now).map(drop)
+        store::bury(tx, burial.id, DeadReason::Undecodable, &burial.error, now)
+            .map(|items| u32::try_from(items).unwrap_or(u32::MAX))
     });
 }
 
@@ -395,7 +396,7 @@ pub(crate) fn bury_unread<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>, bur
     });
 }
 
-type Write = fn(&Connection, &Burial, Timestamp) -> SqlResult<()>;
+type Write = fn(&Connection, &Burial, Timestamp) -> SqlResult<u32>;
 
 fn submit_burial<T: Send + Sync + 'static>(
     shared: &Arc<Shared<T>>,
@@ -404,7 +405,7 @@ fn submit_burial<T: Send + Sync + 'static>(
     write: Write,
 ) {
     let now = shared.now();
-    shared.writer.submit(Box::new(Bury { shared: Arc::clone(shared), burial, known, write, now }));
+    shared.writer.submit(Box::new(Bury { shared: Arc::clone(shared), burial, known, items: 0, write, now }));
 }
 
 struct Bury<T> {
@@ -412,20 +413,22 @@ struct Bury<T> {
     burial: Burial,
     /// Its items and bytes, if it could be read.
     known: Option<(u32, usize)>,
+    items: u32,
     write: Write,
     now: Timestamp,
 }
 
 impl<T: Send + Sync + 'static> Request for Bury<T> {
     fn run(&mut self, transaction: &Connection) -> SqlResult<()> {
-        (self.write)(transaction, &self.burial, self.now)
+        self.items = (self.write)(transaction, &self.burial, self.now)?;
+        Ok(())
     }
 
     fn answer(self: Box<Self>, result: Result<(), SqliteError>) {
-        let Self { shared, burial, known, .. } = *self;
+        let Self { shared, burial, known, items, .. } = *self;
         match result {
             Ok(()) => {
-                let (count, bytes) = known.unwrap_or((1, 0));
+                let (count, bytes) = known.unwrap_or((items, 0));
                 let (items, reason) = (u64::from(count), DeadReason::Undecodable);
                 {
                     let mut state = shared.state();

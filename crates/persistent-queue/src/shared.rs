@@ -11,7 +11,7 @@ use crate::builder::{Config, QueueFault};
 use crate::error::{QueueError, RejectReason};
 use crate::format::Records;
 use crate::metrics;
-use crate::state::{Content, Items, NotStored, OpenBatch, Phase, Sealed, State, Stored, Tries, Waiter};
+use crate::state::{Content, Items, NotStored, OpenBatch, Phase, Sealed, State, Stored, Tell, Tries, Waiter};
 use crate::store::{self, Due, NewRow};
 
 /// The most stored batches whose place is known in memory; the others are read when their turn comes.
@@ -97,7 +97,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     pub(crate) fn fault(&self, fault: &QueueFault) {
         match fault {
             QueueFault::Storage { error } => {
-                tracing::error!(queue = self.config.name, error, "the storage failed")
+                tracing::error!(queue = self.config.name, error, "the storage failed");
             }
             QueueFault::Process { outcome, error, .. } => {
                 tracing::debug!(queue = self.config.name, outcome, error, "a call of the handler failed");
@@ -334,10 +334,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
 }
 
 /// Takes the items that somebody waits for out of a batch, as far as they can be told apart; they go back to who waits.
-fn take_back<T>(
-    sealed: &mut Sealed<T>,
-    codec: &dyn Codec<T>,
-) -> Vec<(oneshot::Sender<Result<(), NotStored<T>>>, Option<T>)> {
+fn take_back<T>(sealed: &mut Sealed<T>, codec: &dyn Codec<T>) -> Vec<(Tell<T>, Option<T>)> {
     let waiters = std::mem::take(&mut sealed.waiters);
     if waiters.iter().all(|waiter| waiter.at.is_none()) {
         return waiters.into_iter().map(|waiter| (waiter.tell, None)).collect();

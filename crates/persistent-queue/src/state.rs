@@ -18,6 +18,10 @@ pub(crate) enum Phase {
 }
 
 /// Everything in memory, behind one lock. No user code runs under it, but codecs and merge functions of pushes.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says whether one thing is under way, independent of the others"
+)]
 pub(crate) struct State<T> {
     pub(crate) phase: Phase,
     pub(crate) paused: bool,
@@ -130,8 +134,11 @@ pub(crate) enum Items<T> {
 pub(crate) struct Waiter<T> {
     /// Its item's position, if it can be told from the others.
     pub(crate) at: Option<usize>,
-    pub(crate) tell: oneshot::Sender<Result<(), NotStored<T>>>,
+    pub(crate) tell: Tell<T>,
 }
+
+/// Tells whoever waits for the disk.
+pub(crate) type Tell<T> = oneshot::Sender<Result<(), NotStored<T>>>;
 
 /// Why an item did not get to the disk, and the item if it was not kept for another try.
 pub(crate) struct NotStored<T> {

@@ -30,6 +30,8 @@ CREATE TABLE batches (
 ) STRICT;
 CREATE INDEX batches_due ON batches (due) WHERE due > 0;
 CREATE TABLE claims (id INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE damaged (id INTEGER PRIMARY KEY) STRICT;
+CREATE VIEW live AS SELECT * FROM batches WHERE id NOT IN (SELECT id FROM damaged);
 CREATE TABLE dead (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     reason TEXT NOT NULL,
@@ -167,7 +169,7 @@ fn take_over_in(
         connection.execute_batch(
             "UPDATE batches SET deaths = deaths + 1 WHERE id IN (SELECT id FROM claims); DELETE FROM claims",
         )?;
-        let mut crashed = connection.prepare("SELECT id, deaths FROM batches WHERE deaths > ?1")?;
+        let mut crashed = connection.prepare("SELECT id, deaths FROM live WHERE deaths > ?1")?;
         let crashed = crashed.query_map([max_crashes], |row| Ok((row.get(0)?, row.get(1)?)))?;
         for (id, deaths) in crashed.collect::<Result<Vec<(i64, u32)>>>()? {
             let error = format!("the process died {deaths} times while it handled this batch");
@@ -176,9 +178,9 @@ fn take_over_in(
         // Batches are lent in the order of their ids, and those that wait in the order of their moments. So whatever was
         // in flight is among the first of both.
         let mut first = connection.prepare(
-            "SELECT id FROM (SELECT id FROM batches WHERE due = 0 ORDER BY id LIMIT (SELECT in_flight FROM state))
-             UNION SELECT id FROM (SELECT id FROM batches WHERE due > 0 ORDER BY due LIMIT (SELECT in_flight FROM state))
-             UNION SELECT id FROM batches WHERE deaths > 0",
+            "SELECT id FROM (SELECT id FROM live WHERE due = 0 ORDER BY id LIMIT (SELECT in_flight FROM state))
+             UNION SELECT id FROM (SELECT id FROM live WHERE due > 0 ORDER BY due LIMIT (SELECT in_flight FROM state))
+             UNION SELECT id FROM live WHERE deaths > 0",
         )?;
         suspects = first.query_map([], |row| row.get(0))?.collect::<Result<_>>()?;
     }
@@ -188,7 +190,7 @@ fn take_over_in(
     let micros = now.as_micros();
     connection.execute("UPDATE batches SET due = ?1 + delay WHERE due > ?1 + delay", [micros])?;
     let stored = connection.query_row(
-        "SELECT count(*), coalesce(sum(items), 0), coalesce(sum(length(data)), 0) FROM batches",
+        "SELECT count(*), coalesce(sum(items), 0), coalesce(sum(length(data)), 0) FROM live",
         [],
         |row| {
             Ok(Levels { batches: count(row.get(0)?), items: count(row.get(1)?), bytes: count(row.get(2)?) })
@@ -207,7 +209,7 @@ fn take_over_in(
 
 /// The batch that was stored first.
 pub(crate) fn oldest(connection: &Connection) -> Result<Option<Oldest>> {
-    let mut select = connection.prepare_cached("SELECT id, added_at FROM batches ORDER BY id LIMIT 1")?;
+    let mut select = connection.prepare_cached("SELECT id, added_at FROM live ORDER BY id LIMIT 1")?;
     let oldest = select.query_row([], |row| {
         Ok(Oldest { id: row.get(0)?, added_at: Timestamp::from_micros(row.get(1)?), known: true })
     });
@@ -281,7 +283,7 @@ pub(crate) fn bury(
     let items: Option<i64> = connection
         .query_row(
             "INSERT INTO dead (reason, error, attempts, items, added_at, first_failed_at, died_at, data)
-             SELECT ?2, ?3, attempts, items, added_at, first_failed_at, ?4, data FROM batches WHERE id = ?1
+             SELECT ?2, ?3, attempts, items, added_at, first_failed_at, ?4, data FROM live WHERE id = ?1
              RETURNING items",
             params![id, reason.as_str(), error, now.as_micros()],
             |row| row.get(0),
@@ -346,7 +348,7 @@ pub(crate) fn page(connection: &Connection, after: i64, limit: usize, max_bytes:
 
 fn whole_page(connection: &Connection, after: i64, limit: usize, max_bytes: usize) -> Result<Page> {
     let mut select = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM batches WHERE id > ?1 AND due = 0 ORDER BY id LIMIT ?2"
+        "SELECT {COLUMNS} FROM live WHERE id > ?1 AND due = 0 ORDER BY id LIMIT ?2"
     ))?;
     let mut rows = select.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let (mut page, mut bytes) = (Page::default(), 0);
@@ -367,7 +369,7 @@ fn whole_page(connection: &Connection, after: i64, limit: usize, max_bytes: usiz
 /// Reads a few batches one by one, since a page of one of them is damaged.
 fn salvaged_page(connection: &Connection, after: i64) -> Result<Page> {
     let mut select =
-        connection.prepare_cached("SELECT id FROM batches WHERE id > ?1 AND due = 0 ORDER BY id LIMIT 16")?;
+        connection.prepare_cached("SELECT id FROM live WHERE id > ?1 AND due = 0 ORDER BY id LIMIT 16")?;
     let ids = select.query_map([after], |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
     let mut page = Page { last: ids.last().copied(), more: !ids.is_empty(), ..Page::default() };
     for id in ids {
@@ -382,14 +384,18 @@ fn is_damage(error: &relaykit_sql_store::sqlite::rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | SystemIoFailure))
 }
 
-/// Sets a batch aside whose bytes cannot be read: the reason is kept, the bytes are not.
-pub(crate) fn bury_unread(connection: &Connection, id: i64, error: &str, now: Timestamp) -> Result<()> {
-    connection.execute(
+/// Sets a batch aside whose bytes cannot be read: the reason is kept. Its row cannot be deleted either, so it is marked and
+/// never looked at again.
+pub(crate) fn bury_unread(connection: &Connection, id: i64, error: &str, now: Timestamp) -> Result<u32> {
+    let items = connection.query_row(
         "INSERT INTO dead (reason, error, attempts, items, added_at, first_failed_at, died_at, data)
-         SELECT ?2, ?3, attempts, items, added_at, first_failed_at, ?4, x'' FROM batches WHERE id = ?1",
+         SELECT ?2, ?3, attempts, items, added_at, first_failed_at, ?4, x'' FROM live WHERE id = ?1
+         RETURNING items",
         params![id, DeadReason::Undecodable.as_str(), error, now.as_micros()],
+        |row| row.get(0),
     )?;
-    remove(connection, id)
+    connection.execute("INSERT INTO damaged VALUES (?1)", [id])?;
+    Ok(items)
 }
 
 /// Batches that have waited long enough, besides those that are taken already, and when the next one has.
@@ -401,8 +407,7 @@ pub(crate) fn due(
     max_bytes: usize,
 ) -> Result<(Page, Option<Timestamp>)> {
     // Answered by the index alone.
-    let mut select =
-        connection.prepare_cached("SELECT id, due FROM batches WHERE due > 0 ORDER BY due, id")?;
+    let mut select = connection.prepare_cached("SELECT id, due FROM live WHERE due > 0 ORDER BY due, id")?;
     let mut ids = select.query([])?;
     let (mut page, mut bytes) = (Page::default(), 0);
     while let Some(row) = ids.next()? {
@@ -421,7 +426,7 @@ pub(crate) fn due(
 }
 
 fn read_one(connection: &Connection, id: i64, page: &mut Page) -> Result<()> {
-    let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM batches WHERE id = ?1"))?;
+    let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM live WHERE id = ?1"))?;
     match select.query_row([id], read) {
         Ok(row) => page.rows.push(row),
         Err(error) if is_damage(&error) => page.damaged.push((id, error.to_string())),
@@ -432,14 +437,14 @@ fn read_one(connection: &Connection, id: i64, page: &mut Page) -> Result<()> {
 
 pub(crate) fn next_due(connection: &Connection) -> Result<Option<Timestamp>> {
     let due: Option<i64> =
-        connection.query_row("SELECT min(due) FROM batches WHERE due > 0", [], |row| row.get(0))?;
+        connection.query_row("SELECT min(due) FROM live WHERE due > 0", [], |row| row.get(0))?;
     Ok(due.map(Timestamp::from_micros))
 }
 
 /// Stored batches after the id, waiting ones too, as a list for people.
 pub(crate) fn list(connection: &Connection, after: i64, limit: usize) -> Result<Vec<BatchInfo>> {
     let mut select = connection.prepare_cached(
-        "SELECT id, added_at, items, length(data), attempts, due FROM batches WHERE id > ?1 ORDER BY id LIMIT ?2",
+        "SELECT id, added_at, items, length(data), attempts, due FROM live WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = select.query_map(params![after, limit], |row| {
@@ -458,7 +463,7 @@ pub(crate) fn list(connection: &Connection, after: i64, limit: usize) -> Result<
 
 /// The bytes of the stored batches that hold the first items, waiting ones too.
 pub(crate) fn first_items(connection: &Connection, items: usize) -> Result<Vec<Vec<u8>>> {
-    let mut select = connection.prepare_cached("SELECT items, data FROM batches ORDER BY id")?;
+    let mut select = connection.prepare_cached("SELECT items, data FROM live ORDER BY id")?;
     let mut rows = select.query([])?;
     let (mut found, mut data) = (0, Vec::new());
     while found < items
@@ -479,21 +484,12 @@ pub(crate) struct Dropped {
     pub(crate) bytes: usize,
 }
 
-/// Deletes the given batch, or the oldest that is not taken.
-pub(crate) fn drop_oldest(
-    connection: &Connection,
-    victim: Option<i64>,
-    taken: &HashSet<i64>,
-) -> Result<Option<Dropped>> {
-    let victim = match victim {
-        Some(id) => Some(id),
-        None => {
-            let mut select = connection.prepare_cached("SELECT id FROM batches ORDER BY id LIMIT ?1")?;
-            let limit = i64::try_from(taken.len()).unwrap_or(i64::MAX).saturating_add(1);
-            let ids = select.query_map([limit], |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
-            ids.into_iter().find(|id| !taken.contains(id))
-        }
-    };
+/// Deletes the oldest batch that is not taken.
+pub(crate) fn drop_oldest(connection: &Connection, taken: &HashSet<i64>) -> Result<Option<Dropped>> {
+    let mut select = connection.prepare_cached("SELECT id FROM live ORDER BY id LIMIT ?1")?;
+    let limit = i64::try_from(taken.len()).unwrap_or(i64::MAX).saturating_add(1);
+    let ids = select.query_map([limit], |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
+    let victim = ids.into_iter().find(|id| !taken.contains(id));
     let Some(id) = victim else { return Ok(None) };
     let mut delete =
         connection.prepare_cached("DELETE FROM batches WHERE id = ?1 RETURNING items, length(data)")?;

@@ -1,9 +1,11 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use relaykit_pipeline_traits::Rng;
 use relaykit_sql_store::sqlite::rusqlite::Connection;
 use tokio::sync::{Semaphore, watch};
 
+use crate::call::panic_text;
 use crate::format;
 use crate::handler::QueueHandler;
 use crate::load::{REST, load};
@@ -92,7 +94,7 @@ fn unpack<T: Send + Sync + 'static>(
     for stored in group {
         let items = match stored.content {
             Content::Items(items) => Ok(items),
-            Content::Data(data) => format::open(&data, &shared.config.codec),
+            Content::Data(data) => decode(shared, &data),
         };
         let origin = Origin {
             id: stored.id,
@@ -111,11 +113,19 @@ fn unpack<T: Send + Sync + 'static>(
             }
             Err(error) => {
                 shared.state().in_flight_items -= origin.count as usize;
-                bury(shared, &origin, Burial { id: origin.id, error: error.to_string() });
+                bury(shared, &origin, Burial { id: origin.id, error });
             }
         }
     }
     (origins, lists)
+}
+
+/// Decodes a batch. A codec that panics has not decoded it either.
+fn decode<T: Send + Sync + 'static>(shared: &Shared<T>, data: &[u8]) -> Result<Vec<T>, String> {
+    match catch_unwind(AssertUnwindSafe(|| format::open(data, &shared.config.codec))) {
+        Ok(decoded) => decoded.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("the codec panicked: {}", panic_text(panic.as_ref()))),
+    }
 }
 
 /// Notes in the file which of the batches may crash the process, if it died before. Returns them, or `None` if that could

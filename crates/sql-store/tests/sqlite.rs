@@ -1,5 +1,6 @@
 //! What the SQLite writer promises, on real files.
 #![cfg(feature = "sqlite")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -208,7 +209,7 @@ fn a_full_file_leaves_no_half_transaction_and_still_deletes() {
     before.recv().unwrap().unwrap();
     assert!(matches!(full.recv().unwrap(), Err(SqliteError::Full)));
     after.recv().unwrap().unwrap();
-    let filled = (10..)
+    let filled = (10..1_000)
         .find(|value| {
             let value = *value;
             let answer = submit(&h.writer, move |tx| {

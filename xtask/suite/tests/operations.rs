@@ -32,6 +32,10 @@ fn documented() -> Lines {
         let Some(name) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else { continue };
         assert!(!unit.is_empty() && !meaning.is_empty(), "{name} has no unit or no meaning");
         let labels = labels.replace('`', "");
+        // A registry sorts them by name, and a dash says that there are none.
+        let mut labels: Vec<_> = labels.split(',').map(str::trim).filter(|label| *label != "–").collect();
+        labels.sort_unstable();
+        let labels = labels.join(", ");
         let known = lines.insert(name.to_owned(), format!("{heading}: {kind} [{labels}]"));
         assert_eq!(known, None, "{name} is listed twice");
     }

@@ -301,7 +301,8 @@ fn a_batch_in_reused_lists_tells_its_own_reason_and_time() {
         }
         let (mut batch, closed) = intake.take(&EAGER, &mut Wake::default()).expect("items wait");
         settle(&mut intake, &batch);
-        (batch.items.clear(), batch.seats.clear());
+        batch.items.clear();
+        batch.seats.clear();
         intake.put_spare(batch);
         (closed.reason, closed.opened_at)
     };

@@ -89,7 +89,7 @@ fn round_up(at: Monotonic, step: Duration) -> Monotonic {
         return at;
     }
     // Less than a step, which fits.
-    at + (step - Duration::from_nanos(u64::try_from(over).unwrap_or(0)))
+    at + step.saturating_sub(Duration::from_nanos(u64::try_from(over).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -105,6 +105,7 @@ mod tests {
         Backoff::fixed(Duration::from_secs(2)).jitter(Jitter::None).max_attempts(2).build().unwrap()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
     fn judge(tries: &mut Tries, result: Result<(), Cause<DeliveryError>>) -> Next {
         tries.judge(&result, &policy(), Monotonic::default(), &mut Rng::seeded(1))
     }

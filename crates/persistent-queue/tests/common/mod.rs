@@ -45,11 +45,14 @@ pub(crate) enum Reaction {
 
 type React = dyn Fn(&[u32], u32) -> Reaction + Send + Sync;
 
+/// The items of a call, and its attempt.
+type Call = (Vec<u32>, u32);
+
 /// A handler that does what a test wrote down. Copies share everything.
 #[derive(Clone)]
 pub(crate) struct Script {
     react: Arc<React>,
-    calls: Arc<Mutex<Vec<(Vec<u32>, u32)>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
     count: Arc<watch::Sender<usize>>,
 }
 

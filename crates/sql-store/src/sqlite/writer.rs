@@ -298,9 +298,18 @@ impl Thread {
             Err(SqliteError::Io { source }) if self.options.reopen.is_some() => {
                 self.find_out(group, &SqliteError::Io { source });
             }
+            // The log takes room that the file has no use for.
+            Err(SqliteError::Full) if self.shorten_log() => self.one_by_one(group),
             Err(error) if group.len() == 1 => answer_all(group, &error),
             Err(_) => self.one_by_one(group),
         }
+    }
+
+    /// Writes the log back and cuts it. Returns whether that worked.
+    fn shorten_log(&self) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        matches!(busy, Ok(0))
     }
 
     /// Runs each by itself, so that one that cannot be done takes no other along.

@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn all_books_answer_as_planned() {
         for name in
-            ["ours/failures/10k/1", "ours/limits/1/1", "ours/limits/10k-zipf/1", "ours/failures/1/1/each"]
+            ["ours/failures/10k/1", "ours/limits/1/1", "ours/limits/10k-zipf/1", "ours/failures/10k/1/each"]
         {
             let setting: Setting = name.parse().unwrap();
             let traces = [Trace::of_thread(&setting, 0)];

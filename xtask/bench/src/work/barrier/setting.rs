@@ -71,7 +71,7 @@ impl Setting {
     pub(super) fn backoff(&self) -> usize {
         match self.keys {
             ..1_000 => 1,
-            ..100_000 => 10,
+            1_000..100_000 => 10,
             _ => 100,
         }
     }
