@@ -1,8 +1,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A file beside the queue's that takes up room, to be given up when the disk is full.
 ///
@@ -13,6 +13,8 @@ pub(crate) struct Ballast {
     path: Option<PathBuf>,
     bytes: u64,
     armed: Mutex<bool>,
+    /// It was given up and is not back yet.
+    spent: AtomicBool,
 }
 
 impl Ballast {
@@ -23,7 +25,13 @@ impl Ballast {
             name.push(".ballast");
             PathBuf::from(name)
         });
-        Self { path, bytes, armed: Mutex::new(false) }
+        Self { path, bytes, armed: Mutex::new(false), spent: AtomicBool::new(false) }
+    }
+
+    /// Whether it was given up and is not back yet. Until then nothing new is taken: the first room that there is again
+    /// belongs to the ballast, or the next full disk could not be worked off.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Relaxed)
     }
 
     /// Whether it should be there and is not.
@@ -39,9 +47,15 @@ impl Ballast {
             return;
         }
         match fs::metadata(path) {
-            Ok(found) if found.len() == self.bytes => *armed = true,
+            Ok(found) if found.len() == self.bytes => {
+                *armed = true;
+                self.spent.store(false, Ordering::Relaxed);
+            }
             _ => match write(path, self.bytes) {
-                Ok(()) => *armed = true,
+                Ok(()) => {
+                    *armed = true;
+                    self.spent.store(false, Ordering::Relaxed);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "no room for ballast");
                     let _ = fs::remove_file(path);
@@ -54,7 +68,11 @@ impl Ballast {
     pub(crate) fn drop_it(&self) -> bool {
         let Some(path) = &self.path else { return false };
         let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *armed, false) && fs::remove_file(path).is_ok()
+        let dropped = std::mem::replace(&mut *armed, false) && fs::remove_file(path).is_ok();
+        if dropped {
+            self.spent.store(true, Ordering::Relaxed);
+        }
+        dropped
     }
 }
 

@@ -19,6 +19,7 @@ const ROUND: Duration = Duration::from_secs(5);
 pub(crate) async fn keep<T: Send + Sync + 'static>(shared: Arc<Shared<T>>) {
     let clock = Arc::clone(&shared.config.clock);
     let mut again_at = Monotonic::NEVER;
+    let mut round_at = Monotonic::default();
     loop {
         let now = clock.monotonic();
         if now >= again_at {
@@ -36,10 +37,12 @@ pub(crate) async fn keep<T: Send + Sync + 'static>(shared: Arc<Shared<T>>) {
                 return;
             }
             let mut next = Monotonic::NEVER;
+            state.watched = state.open.fill.pushes > 0;
             if state.open.fill.pushes > 0 {
                 let ends = state.open.opened_at + shared.config.flush.linger;
                 if now >= ends {
                     shared.seal(&mut state, FlushReason::Linger);
+                    state.watched = false;
                 } else {
                     next = ends;
                 }
@@ -60,9 +63,14 @@ pub(crate) async fn keep<T: Send + Sync + 'static>(shared: Arc<Shared<T>>) {
         };
         shared.pump();
         load(&shared);
+        if now >= round_at || (shared.ballast.is_spent() && now + ROUND >= round_at + AGAIN) {
+            round_at = now + ROUND;
+            tend(&shared);
+        }
         look_around(&shared);
         // A moment that is here now was dealt with above, and whoever ends that tells.
-        let next = if next <= now { now + ROUND } else { next.min(now + ROUND) };
+        let round = if shared.ballast.is_spent() { AGAIN } else { ROUND };
+        let next = if next <= now { now + round } else { next.min(now + round) };
         tokio::select! {
             () = shared.keep.notified() => {}
             () = clock.sleep_until(next) => {}
@@ -70,26 +78,32 @@ pub(crate) async fn keep<T: Send + Sync + 'static>(shared: Arc<Shared<T>>) {
     }
 }
 
-/// Sets the gauges, asks for the oldest batch's age if that is not known, and puts the ballast back once there is room.
+/// Sets the gauges, and asks for the oldest batch's age if that is not known.
 fn look_around<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>) {
     shared.show();
-    let (ask, healthy) = {
-        let state = shared.state();
-        (state.oldest.is_some_and(|oldest| !oldest.known), state.refused.is_empty())
-    };
-    if ask {
-        let asking = Arc::clone(shared);
-        shared.tell(move |tx| {
-            let found = store::oldest(tx)?;
-            let mut state = asking.state();
-            // A batch that is being removed in this very commit is found out about the next time.
-            if state.stored.batches > 0 && found.is_some() {
-                state.oldest = found;
-            }
-            Ok(())
-        });
+    if shared.state().oldest.is_none_or(|oldest| oldest.known) {
+        return;
     }
-    if healthy && shared.ballast.is_missing() && !shared.has_later() {
+    let asking = Arc::clone(shared);
+    shared.tell(move |tx| {
+        let found = store::oldest(tx)?;
+        let mut state = asking.state();
+        // A batch that is being removed in this very commit is found out about the next time.
+        if state.stored.batches > 0 && found.is_some() {
+            state.oldest = found;
+        }
+        Ok(())
+    });
+}
+
+/// Puts the ballast back once there is room.
+fn tend<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>) {
+    let fed = {
+        let state = shared.state();
+        // While the disk is full, every byte is for what removes.
+        !state.starved && state.refused.is_empty()
+    };
+    if fed && shared.ballast.is_missing() && !shared.has_later() {
         let arming = Arc::clone(shared);
         // Writing it blocks for a moment.
         tokio::task::spawn_blocking(move || arming.ballast.arm());

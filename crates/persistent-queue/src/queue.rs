@@ -503,6 +503,9 @@ impl<T: Send + Sync + 'static> Queue<T> {
         {
             return Err(RejectReason::TooLarge { bytes, max });
         }
+        if self.shared().ballast.is_spent() {
+            return Err(RejectReason::StorageFull);
+        }
         // What is refused now would only wait behind what cannot be stored.
         if let Some(trouble) = state.trouble.as_ref().filter(|_| !state.refused.is_empty()) {
             return Err(trouble.clone());
@@ -533,7 +536,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
             if result.is_ok() {
                 state.counts.pushed += 1;
                 let config = &shared.config;
-                first = state.open.fill.pushes == 1;
+                first = state.open.fill.pushes == 1 && !state.watched;
                 over = config.when_full == WhenFull::DropOldest && !state.dropping && state.is_over(config);
                 state.dropping |= over;
                 // Whoever waits for the disk does not linger: their batch goes at once, or as soon as the one before it is

@@ -268,9 +268,12 @@ impl<T: Send + Sync + 'static> Request for Settle<T> {
             Err(SqliteError::Closed) => {}
             Err(error) => {
                 shared.fault(&QueueFault::Storage { error: error.to_string() });
-                if matches!(error, SqliteError::Full) && shared.ballast.drop_it() {
-                    // There is room now for what removes.
-                    return shared.writer.submit(self);
+                if matches!(error, SqliteError::Full) {
+                    shared.state().starved = true;
+                    if shared.ballast.drop_it() {
+                        // There is room now for what removes.
+                        return shared.writer.submit(self);
+                    }
                 }
                 // What was handled must not be lent again while this process lives: it is written down later.
                 let retry = Arc::clone(&shared);
@@ -309,6 +312,7 @@ impl<T: Send + Sync + 'static> Settle<T> {
         let pushed_items: u64 = pushed.iter().map(|(items, ..)| u64::from(*items)).sum();
         {
             let mut state = shared.state();
+            state.starved = false;
             state.counts.processed += plan.done;
             state.counts.calls += calls;
             state.counts.dead += died;

@@ -213,6 +213,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         {
             let mut state = self.state();
             state.trouble = None;
+            state.starved = false;
             state.unsaved.remove(&number);
             state.unsaved_items -= count;
             state.unsaved_bytes -= records.len();
@@ -273,6 +274,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         {
             let mut state = self.state();
             state.trouble = Some(reason.clone());
+            state.starved |= matches!(reason, RejectReason::StorageFull);
             state.unsaved_items -= items - sealed.items.len();
             state.unsaved_bytes -= bytes - sealed.records.len();
             if sealed.items.is_empty() {

@@ -69,6 +69,10 @@ pub(crate) struct State<T> {
     pub(crate) suspects: HashSet<i64>,
     /// The oldest batch on disk is being deleted to make room.
     pub(crate) dropping: bool,
+    /// The disk was full, and nothing was written since.
+    pub(crate) starved: bool,
+    /// The keeper will look at the open batch when, or before, it has lingered.
+    pub(crate) watched: bool,
 }
 
 /// How many waiting batches' free rounds are remembered.
@@ -257,6 +261,8 @@ impl<T> State<T> {
             counts: Counts::default(),
             suspects: opened.suspects,
             dropping: false,
+            starved: false,
+            watched: false,
         }
     }
 

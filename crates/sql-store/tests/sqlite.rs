@@ -301,6 +301,95 @@ fn a_limit_on_file_sizes_is_told_as_full_and_does_no_harm() {
     assert!(told.contains("left: [1, 2]"), "{told}");
 }
 
+#[test]
+#[ignore = "run by another test, in a process of its own"]
+fn child_commits_while_syncs_fail() {
+    let path = PathBuf::from(std::env::var_os(OPEN_THIS).unwrap());
+    let location = Location::file(&path);
+    let connection = open(&location, &Options::default()).unwrap();
+    connection.execute_batch("CREATE TABLE t (v INTEGER NOT NULL UNIQUE)").unwrap();
+    let mut options = WriterOptions::default();
+    options.reopen = Some((location, Options::default()));
+    let writer = Writer::start(connection, Arc::new(ManualClock::new()), options).unwrap();
+    let mut done = Vec::new();
+    for value in 0..30 {
+        let (tell, told) = channel();
+        writer.submit(Box::new(InsertOnce { value, tell }));
+        match told.recv().unwrap() {
+            Ok(()) => done.push(value),
+            Err(error) => println!("failed: {error:?}"),
+        }
+    }
+    writer.stop();
+    assert!(writer.join(Duration::from_secs(10)));
+    println!("done: {done:?}");
+}
+
+/// An insert that can tell whether it took effect.
+struct InsertOnce {
+    value: i64,
+    tell: Sender<Answer>,
+}
+
+impl Request for InsertOnce {
+    fn run(&mut self, transaction: &Connection) -> SqlResult<()> {
+        insert(self.value)(transaction)
+    }
+
+    fn answer(self: Box<Self>, result: Answer) {
+        let _ = self.tell.send(result);
+    }
+
+    fn took_effect(&mut self, connection: &Connection) -> SqlResult<Option<bool>> {
+        #[expect(clippy::print_stdout, reason = "the test that started this process reads it")]
+        {
+            println!("asked");
+        }
+        connection.prepare("SELECT 1 FROM t WHERE v = ?1")?.exists([self.value]).map(Some)
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn after_a_failed_sync_the_answer_is_what_the_file_opened_anew_says() {
+    if !Command::new("strace")
+        .args(["-o", "/dev/null", "true"])
+        .output()
+        .is_ok_and(|ran| ran.status.success())
+    {
+        println!("SKIPPED: needs strace, and the right to trace");
+        return;
+    }
+    let mut asked = 0;
+    // The disk fails at one sync after the other.
+    for nth in 1..=20 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file.db");
+        let inject = format!("inject=fsync,fdatasync:error=EIO:when={nth}");
+        let output = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject])
+            .arg(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "child_commits_while_syncs_fail",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(OPEN_THIS, &path)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line =
+            |name: &str| told.lines().find_map(|line| line.split_once(name)).map(|(_, rest)| rest.to_owned());
+        // The first syncs belong to opening the file, which then fails as a whole.
+        let Some(done) = line("done: ") else { continue };
+        assert_eq!(done, format!("{:?}", values(&path)), "sync {nth}: {told}");
+        asked += told.matches("asked").count();
+    }
+    assert!(asked >= 5, "only {asked} syncs failed in a commit");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_is_a_path_whatever_characters_it_has() {
