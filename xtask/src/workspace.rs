@@ -20,6 +20,7 @@ pub(crate) struct Workspace {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Member {
     pub(crate) name: String,
+    pub(crate) version: String,
     /// The folder of its manifest.
     pub(crate) folder: PathBuf,
     /// Whether it can go to a registry (`publish` is not `false`).
@@ -91,6 +92,7 @@ impl Member {
         });
         Ok(Self {
             name: package.name.to_string(),
+            version: package.version.to_string(),
             folder: path.parent().context("a manifest lies in a folder")?.to_path_buf(),
             published: package.publish.as_ref().is_none_or(|registries| !registries.is_empty()),
             description: package.description.clone(),
