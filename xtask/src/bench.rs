@@ -4,6 +4,7 @@ mod json;
 mod line;
 mod measure;
 mod probe;
+mod queue;
 mod retry;
 mod stats;
 mod table;
@@ -48,6 +49,8 @@ enum Bench {
     Barrier,
     /// The batcher beside bare channels and the batch-aint-one crate.
     Batch,
+    /// The durable queue beside a bare loop around SQLite, and three crates of its kind.
+    Queue,
     /// Retry decisions: time, allocations, and the backoff crate.
     Retry,
 }
@@ -57,6 +60,7 @@ impl Bench {
         match self {
             Self::Barrier => barrier::lines(),
             Self::Batch => batch::lines(),
+            Self::Queue => queue::lines(),
             Self::Retry => retry::lines(),
         }
     }
@@ -65,6 +69,7 @@ impl Bench {
     fn note(self, results: &[LineResult]) -> Option<Table> {
         match self {
             Self::Barrier => barrier::note(results),
+            Self::Queue => queue::note(results),
             Self::Batch | Self::Retry => None,
         }
     }

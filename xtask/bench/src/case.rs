@@ -2,12 +2,12 @@ use anyhow::{Context, bail};
 
 use crate::processor::{AT_ONCE, GATHERING};
 use crate::work::{Load, Measurement, rate};
-use crate::{allocations, barrier, channel, decision, poison, processor};
+use crate::{allocations, barrier, channel, decision, poison, processor, queue};
 
 /// How many items are moved where nobody waits for answers.
 const SENT: u32 = 12_000_000;
 
-/// Runs a case once, by its name: `NAME`, `NAME/PRODUCERS`, `NAME/POLICY` or `barrier/…`.
+/// Runs a case once, by its name: `NAME`, `NAME/PRODUCERS`, `NAME/POLICY`, `barrier/…` or `queue/…`.
 ///
 /// # Errors
 ///
@@ -15,6 +15,9 @@ const SENT: u32 = 12_000_000;
 pub(crate) fn measure(case: &str) -> anyhow::Result<Measurement> {
     if let Some(name) = case.strip_prefix("barrier/") {
         return barrier::measure(case, name);
+    }
+    if let Some(name) = case.strip_prefix("queue/") {
+        return queue::measure(case, name);
     }
     match case.rsplit_once('/') {
         None => single(case),

@@ -10,6 +10,8 @@ mod channel;
 mod decision;
 mod poison;
 mod processor;
+#[path = "work/queue/mod.rs"]
+mod queue;
 mod work;
 
 use clap::{Parser, Subcommand};

@@ -1,0 +1,31 @@
+//! What `cargo xtask bench queue` measures of the queue-file crate: `queue-file-probe measure CASE` runs a case once and prints
+//! one JSON object with `case`, `value` and `unit`, and the settings as further keys.
+#![allow(clippy::print_stdout, reason = "a probe answers on standard output")]
+
+mod case;
+#[path = "../../../bench/src/work/queue/peer.rs"]
+mod work;
+
+use clap::{Parser, Subcommand};
+
+/// Measures the queue-file crate.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a case once and prints what it measured as one JSON object.
+    Measure {
+        /// The case, such as `process/1`.
+        case: String,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let Command::Measure { case } = Cli::parse().command;
+    println!("{}", serde_json::to_string(&case::measure(&case)?)?);
+    Ok(())
+}
