@@ -1,7 +1,8 @@
 use std::process::ExitCode;
 
-use crate::process;
+use crate::postgres::{self, Postgres};
 use crate::workspace::Workspace;
+use crate::{interrupt, process};
 
 /// The API's description, beside the workspace. Without it, tests that send requests skip; in CI they fail.
 const SHARED: &str = "../shared/data/iterable-api-swagger.json";
@@ -23,17 +24,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         // Each of those tests says so, too, but a runner hides what a passing test prints.
         eprintln!("skip: {SHARED} is not there; tests that send requests to the API's stand-in do nothing");
     }
+    interrupt::handle()?;
+    let postgres = if postgres::is_needed(&workspace) { postgres::obtain()? } else { None };
+    let cargo = |args: Vec<&str>| {
+        let mut cargo = process::cargo(args);
+        cargo.current_dir(&workspace.root).envs(postgres.as_ref().map(test_url));
+        process::status(&mut cargo)
+    };
     let mut doc_tests = None;
     if workspace.members.iter().any(|member| member.has_doc_tests) {
-        let status = process::status(process::cargo(doc_test_args(filter)).current_dir(&workspace.root))?;
+        let status = cargo(doc_test_args(filter))?;
         if !status.success() {
             eprintln!("doc tests failed: {status}");
             doc_tests = Some(status);
         }
     }
-    let runner = Runner::find();
-    let status = process::status(process::cargo(runner.args(filter)).current_dir(&workspace.root))?;
+    if interrupt::asked() {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    let status = cargo(Runner::find().args(filter))?;
+    if interrupt::asked() {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
     Ok(process::exit_code(if status.success() { doc_tests.unwrap_or(status) } else { status }))
+}
+
+fn test_url(postgres: &Postgres) -> (&'static str, &str) {
+    (postgres::TEST_URL, &postgres.url)
 }
 
 /// What runs all tests but those in docs.
