@@ -6,6 +6,8 @@ mod source;
 #[cfg(unix)]
 mod cluster;
 #[cfg(unix)]
+mod pooler;
+#[cfg(unix)]
 mod stale;
 #[cfg(unix)]
 mod user;
@@ -23,6 +25,9 @@ use watchdog::Watchdog;
 /// The environment variable that tells tests where Postgres is.
 pub(crate) const TEST_URL: &str = "RELAYKIT_TEST_POSTGRES";
 
+/// The environment variable that tells tests where a pooler in transaction mode is.
+pub(crate) const TEST_POOLER_URL: &str = "RELAYKIT_TEST_PGBOUNCER";
+
 /// The feature of a crate that talks to Postgres.
 const FEATURE: &str = "postgres";
 
@@ -30,7 +35,17 @@ const FEATURE: &str = "postgres";
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pub(crate) url: String,
+    /// The URL of a pooler in transaction mode before it, if there is one.
+    pub(crate) pooler: Option<String>,
     _stop: Option<Watchdog>,
+}
+
+impl Postgres {
+    /// Returns the environment variables that tests read.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let pooler = self.pooler.as_deref().map(|url| (TEST_POOLER_URL, url));
+        [(TEST_URL, self.url.as_str())].into_iter().chain(pooler)
+    }
 }
 
 /// Tells whether some crate of the workspace talks to Postgres.
@@ -51,7 +66,7 @@ pub(crate) fn obtain() -> anyhow::Result<Option<Postgres>> {
     match source {
         Source::Given { url } => {
             eprintln!("postgres: the server of DATABASE_URL");
-            Ok(Some(Postgres { url, _stop: None }))
+            Ok(Some(Postgres { url, pooler: variable(TEST_POOLER_URL), _stop: None }))
         }
         Source::Binaries { folder } => start(&folder).map(Some),
         Source::Docker => docker::start().map(Some),

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let postgres = if postgres::is_needed(&workspace) { postgres::obtain()? } else { None };
     let cargo = |args: Vec<&str>| {
         let mut cargo = process::cargo(args);
-        cargo.current_dir(&workspace.root).envs(postgres.as_ref().map(test_url));
+        cargo.current_dir(&workspace.root).envs(postgres.iter().flat_map(Postgres::variables));
         process::status(&mut cargo)
     };
     let mut doc_tests = None;
@@ -47,10 +47,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     Ok(process::exit_code(if status.success() { doc_tests.unwrap_or(status) } else { status }))
-}
-
-fn test_url(postgres: &Postgres) -> (&'static str, &str) {
-    (postgres::TEST_URL, &postgres.url)
 }
 
 /// What runs all tests but those in docs.

@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::Postgres;
 use super::user::User;
 use super::watchdog::Watchdog;
+use super::{Postgres, pooler};
 
 /// What the name of a throwaway folder begins with; the id of the xtask that made it follows.
 pub(super) const PREFIX: &str = "relaykit-pg-";
 
-/// Stops the server in folder `$2` with the programs of `$1`, and removes the folder.
+/// Stops the pooler, if there is one, and the server in folder `$2` with the programs of `$1`, and removes the folder.
 pub(super) const STOP: &str = r#""$1/pg_ctl" stop --silent --mode=immediate --pgdata="$2/data"; rm -rf "$2""#;
 
 /// The longest folder in which a socket fits: its path must stay under 104 bytes on every Unix.
@@ -43,7 +43,8 @@ pub(super) fn start(programs: &Path) -> anyhow::Result<Postgres> {
     pg_ctl.args(["start", "--silent", "--wait"]).arg("--pgdata").arg(&data);
     run(pg_ctl.arg("--log").arg(folder.join("log")), user)
         .with_context(|| fs::read_to_string(folder.join("log")).unwrap_or_default())?;
-    Ok(Postgres { url: url(&folder), _stop: Some(watchdog) })
+    let pooler = pooler::start(&folder, user)?.then(|| format!("{}&port={}", url(&folder), pooler::PORT));
+    Ok(Postgres { url: url(&folder), pooler, _stop: Some(watchdog) })
 }
 
 /// Returns where throwaway folders go: root's own may be closed to others.
@@ -96,7 +97,7 @@ fn percent_encoded(text: &str) -> String {
 }
 
 /// Runs a command as the user; what it says is shown only if it fails.
-fn run(command: &mut Command, user: User) -> anyhow::Result<()> {
+pub(super) fn run(command: &mut Command, user: User) -> anyhow::Result<()> {
     user.run(command);
     let line = crate::process::display(command);
     // To a file, not a pipe: the server that pg_ctl starts would keep a pipe open.
