@@ -71,7 +71,7 @@ impl Shards {
     /// ```
     /// use relaykit_sql_store::Shards;
     ///
-    /// assert_eq!(Shards::default().of(b"order-42").number(), 29);
+    /// assert_eq!(Shards::default().of(b"order-42").number(), 23);
     /// ```
     #[must_use]
     pub fn of(self, key: &[u8]) -> Shard {

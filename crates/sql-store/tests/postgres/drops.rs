@@ -72,6 +72,23 @@ async fn a_write_is_durable_though_others_drop_their_begin_on_the_shared_pool() 
 }
 
 #[tokio::test]
+async fn what_others_forgot_in_a_transaction_is_not_committed_with_ours() {
+    let Some(db) = TestPostgres::new().await else { return };
+    tables(&db).await;
+    let [(pool, foreign), _] = pools(&db).await;
+    for _ in 0..2 {
+        let sql = Sql::new(&db.names("t"), &["begin; insert into {rows} (what) values ('forgotten')"]);
+        sqlx::raw_sql(sql).execute(&foreign).await.unwrap();
+        let tx = pool.begin("test").await.unwrap();
+        tx.commit().await.unwrap();
+        insert(&pool, &db).await;
+    }
+    assert_eq!(db.number("select count(*) from {rows} where what = 'forgotten'").await, 0);
+    assert_eq!(db.number("select count(*) from {rows}").await, 2);
+    db.clean().await;
+}
+
+#[tokio::test]
 async fn a_call_that_is_dropped_at_any_poll_leaves_its_connection_clean() {
     let Some(db) = TestPostgres::new().await else { return };
     tables(&db).await;
