@@ -14,7 +14,9 @@ use super::{Postgres, pooler};
 pub(super) const PREFIX: &str = "relaykit-pg-";
 
 /// Stops the pooler, if there is one, and the server in folder `$2` with the programs of `$1`, and removes the folder.
-pub(super) const STOP: &str = r#""$1/pg_ctl" stop --silent --mode=immediate --pgdata="$2/data"; rm -rf "$2""#;
+pub(super) const STOP: &str = r#"kill "$(cat "$2/pgbouncer.pid")"
+"$1/pg_ctl" stop --silent --mode=immediate --pgdata="$2/data"
+rm -rf "$2""#;
 
 /// The longest folder in which a socket fits: its path must stay under 104 bytes on every Unix.
 const MAX_FOLDER_BYTES: usize = 104 - "/.s.PGSQL.5432.lock".len() - 1;
@@ -120,6 +122,9 @@ pub(super) fn run(command: &mut Command, user: User) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -151,8 +156,12 @@ mod tests {
         let folder = parent(User::of_server().unwrap()).join(format!("{PREFIX}{}", std::process::id()));
         let postgres = start(&programs).unwrap();
         let socket = folder.join(".s.PGSQL.5432");
-        std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        UnixStream::connect(&socket).unwrap();
+        let pooler = folder.join(format!(".s.PGSQL.{}", pooler::PORT));
+        let mut pooler = postgres.pooler.is_some().then(|| UnixStream::connect(&pooler).unwrap());
         drop(postgres);
         assert!(!folder.exists());
+        // Its end of the connection closes when it is gone.
+        assert_eq!(pooler.as_mut().map_or(0, |pooler| pooler.read(&mut [0]).unwrap_or(0)), 0);
     }
 }

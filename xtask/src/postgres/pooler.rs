@@ -11,6 +11,11 @@ use super::user::User;
 /// Where it listens, in the folder's socket.
 pub(super) const PORT: u16 = 6432;
 
+/// Starts the pooler `$1` in folder `$2` and waits, for at most 10 s, until it listens and can be stopped: it goes to
+/// the background before either.
+const START: &str = r#""$1" --daemon "$2/pgbouncer.ini" || exit 1
+for _ in $(seq 100); do [ -S "$2/.s.PGSQL.6432" ] && [ -s "$2/pgbouncer.pid" ] && exit 0; sleep 0.1; done; exit 1"#;
+
 /// Starts a `PgBouncer` in transaction mode before the server in `folder`, if there is one on this machine. The
 /// watchdog of the server stops it.
 ///
@@ -21,7 +26,7 @@ pub(super) fn start(folder: &Path, user: User) -> anyhow::Result<bool> {
     let Some(program) = find() else { return Ok(false) };
     let path = folder.join("pgbouncer.ini");
     fs::write(&path, settings(folder)).with_context(|| format!("could not write {}", path.display()))?;
-    run(Command::new(program).arg("--daemon").arg(&path), user)
+    run(Command::new("sh").arg("-c").arg(START).arg("pooler").arg(program).arg(folder), user)
         .with_context(|| fs::read_to_string(folder.join("pgbouncer.log")).unwrap_or_default())?;
     Ok(true)
 }
