@@ -1,12 +1,15 @@
 //! The chores of this workspace, run as `cargo xtask <chore>`.
 //!
 //! Each chore has a file of its own; what they share is [`process`] (child processes), [`workspace`] (what
-//! `cargo metadata` knows) and [`stopwatch`] (wall time for display). xtask depends on none of our crates.
+//! `cargo metadata` knows), [`postgres`] (a server for as long as a chore runs), [`interrupt`] (Ctrl-C) and
+//! [`stopwatch`] (wall time for display). xtask depends on none of our crates.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
 mod check;
 mod demo;
+mod interrupt;
+mod postgres;
 mod process;
 mod stopwatch;
 mod test;
@@ -33,8 +36,9 @@ enum Chore {
     Check(check::Args),
     /// Run every test: the doc tests, those of the barrier under loom, then all others.
     ///
-    /// Tests run under cargo-nextest if it is installed, else under `cargo test`. Set CI=true to make tests
-    /// fail that would skip because a database or broker is missing.
+    /// Tests run under cargo-nextest if it is installed, else under `cargo test`. Tests that need Postgres get
+    /// the server of `DATABASE_URL`, else one that is started for them and stopped again. Set CI=true to make
+    /// tests fail that would skip because a database or broker is missing.
     Test(test::Args),
     /// Run the demo: the whole family in one program.
     ///

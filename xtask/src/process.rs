@@ -4,6 +4,8 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
 
+use crate::interrupt;
+
 /// Makes a call of the cargo that runs this xtask.
 pub(crate) fn cargo<I>(args: I) -> Command
 where
@@ -22,7 +24,9 @@ where
 pub(crate) fn status(command: &mut Command) -> anyhow::Result<ExitStatus> {
     let line = display(command);
     eprintln!("$ {line}");
-    command.status().with_context(|| format!("could not start `{line}`"))
+    let mut child = command.spawn().with_context(|| format!("could not start `{line}`"))?;
+    let _running = interrupt::end_with_us(&child);
+    child.wait().with_context(|| format!("could not wait for `{line}`"))
 }
 
 /// Runs the command like [`status`].

@@ -1,8 +1,9 @@
 use std::env;
 use std::process::{Command, ExitCode};
 
-use crate::process;
+use crate::postgres::{self, Postgres};
 use crate::workspace::Workspace;
+use crate::{interrupt, process};
 
 /// The API's description, beside the workspace. Without it, tests that send requests skip; in CI they fail.
 const SHARED: &str = "../shared/data/iterable-api-swagger.json";
@@ -30,8 +31,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("skip: {SHARED} is not there; tests that send requests to the API's stand-in do nothing");
     }
     let mut failed = None;
+    interrupt::handle()?;
+    let postgres = if postgres::is_needed(&workspace) { postgres::obtain()? } else { None };
+    let cargo = |args: Vec<&str>| {
+        let mut cargo = process::cargo(args);
+        cargo.current_dir(&workspace.root).envs(postgres.iter().flat_map(Postgres::variables));
+        process::status(&mut cargo)
+    };
     if workspace.members.iter().any(|member| member.has_doc_tests) {
-        let status = process::status(process::cargo(doc_test_args(filter)).current_dir(&workspace.root))?;
+        let status = cargo(doc_test_args(filter))?;
         if !status.success() {
             eprintln!("doc tests failed: {status}");
             failed = Some(status);
@@ -44,8 +52,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             failed = failed.or(Some(status));
         }
     }
-    let runner = Runner::find();
-    let status = process::status(process::cargo(runner.args(filter)).current_dir(&workspace.root))?;
+    if interrupt::asked() {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    let status = cargo(Runner::find().args(filter))?;
+    if interrupt::asked() {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
     Ok(process::exit_code(if status.success() { failed.unwrap_or(status) } else { status }))
 }
 

@@ -1,4 +1,36 @@
 #![doc = include_str!("../README.md")]
 
+mod error;
+#[cfg(feature = "leases")]
+mod fence;
+mod ident;
+#[cfg(feature = "leases")]
+mod lease;
+mod migration;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "leases")]
+mod race;
+#[cfg(feature = "leases")]
+mod shard;
+mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "leases")]
+mod wake;
+
+pub use error::{DriverError, SchemaError, StoreError};
+#[cfg(feature = "leases")]
+pub use fence::{FENCE, SHARD_OF};
+pub use ident::{Ident, InvalidIdent, MAX_IDENT_BYTES, MAX_PREFIX_BYTES, Names};
+#[cfg(feature = "leases")]
+pub use lease::{
+    Instance, KeeperBuilder, Lease, LeaseKeeper, LeaseStore, Leases, Membership, MemoryLeaseStore, Permit,
+    Plan, View, plan,
+};
+pub use migration::{Difference, FoundTable, Migration, Schema, TableForm, compare};
+#[cfg(feature = "leases")]
+pub use shard::{Shard, Shards};
+pub use sql::Sql;
+#[cfg(feature = "leases")]
+pub use wake::{Poller, PollerBuilder, Wake, Woken};

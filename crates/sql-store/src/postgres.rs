@@ -1,0 +1,24 @@
+//! PostgreSQL, through sqlx.
+
+mod classify;
+mod codec;
+mod lease;
+mod listen;
+mod migrate;
+mod pool;
+mod sql;
+mod statement;
+#[cfg(feature = "test-util")]
+mod testing;
+mod verify;
+
+pub use codec::{PgJson, PgTimestamp, PgUuid};
+pub use lease::{LEASE_MIGRATION, LEASE_TABLES, PgLeaseStore};
+pub use listen::{Listener, Notifier, channel};
+pub use migrate::{Migrated, migrate, migration_sql, version};
+pub use pool::{Finish, Guarded, GuardedBuilder, Work};
+pub use sqlx;
+pub use statement::Statement;
+#[cfg(feature = "test-util")]
+pub use testing::{TEST_POSTGRES, TestPostgres};
+pub use verify::verify;
