@@ -21,6 +21,8 @@ pub(crate) struct Shard<K, J, S> {
     changes: usize,
     /// When time alone changes a record, or earlier.
     due: Micros,
+    /// Whether there were many keys since there were none.
+    had_many: bool,
     bounds: Bounds,
 }
 
@@ -33,7 +35,15 @@ pub(crate) struct Told<T, J> {
 
 impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
     pub(crate) fn new(hasher: S, bounds: Bounds) -> Self {
-        Self { hasher, keys: HashTable::new(), dirty: Vec::new(), changes: 0, due: NEVER, bounds }
+        Self {
+            hasher,
+            keys: HashTable::new(),
+            dirty: Vec::new(),
+            changes: 0,
+            due: NEVER,
+            had_many: false,
+            bounds,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -194,6 +204,7 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
         dirty.clear();
         dirty.shrink_to(KEEP);
         self.shrink();
+        self.empty();
         if self.due <= now {
             self.expire(now, opened, events);
         }
@@ -276,8 +287,18 @@ impl<K: Hash + Eq + Clone, J: Ord + Copy, S: BuildHasher> Shard<K, J, S> {
         Some(removed)
     }
 
+    /// Gives all memory back when the last key has gone, if there were ever many. A few keys that come and go keep theirs.
+    fn empty(&mut self) {
+        if self.had_many && self.keys.is_empty() && self.dirty.is_empty() {
+            self.keys = HashTable::new();
+            self.dirty = Vec::new();
+            self.had_many = false;
+        }
+    }
+
     fn shrink(&mut self) {
         let Self { keys, hasher, .. } = self;
+        self.had_many |= keys.capacity() > KEEP;
         if keys.capacity() > KEEP && keys.len() < keys.capacity() / 8 {
             let len = keys.len();
             keys.shrink_to(len * 2, |(key, _)| hasher.hash_one(key));
@@ -321,8 +342,7 @@ mod tests {
         let (mut opened, mut events) = (Vec::new(), Vec::new());
         assert_eq!(shard.sync(0, &mut opened, &mut events), 10_000);
         assert_eq!((opened.len(), shard.len()), (10_000, 0));
-        assert!(shard.keys.capacity() <= 2 * KEEP, "room for {} keys", shard.keys.capacity());
-        assert!(shard.dirty.capacity() <= KEEP, "room for {} keys", shard.dirty.capacity());
+        assert_eq!((shard.keys.capacity(), shard.dirty.capacity()), (0, 0));
     }
 
     #[test]
