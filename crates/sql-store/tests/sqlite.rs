@@ -235,23 +235,26 @@ fn a_second_opener_in_the_same_process_learns_that_the_file_is_open() {
 
 const OPEN_THIS: &str = "RELAYKIT_TEST_OPEN_THIS";
 
-/// Runs one of the `child_…` tests below in a process of its own.
+/// The file, in a process that [`child`] has started: the test plays the child's part there.
+fn as_child() -> Option<PathBuf> {
+    std::env::var_os(OPEN_THIS).map(PathBuf::from)
+}
+
+/// Runs the test once more in a process of its own, as a child that is given the file.
 fn child(test: &str, path: &Path, shell: &str) -> std::process::Output {
     let exe = std::env::current_exe().unwrap();
     Command::new("sh")
         .args(["-c", &format!("{shell} exec \"$0\" \"$@\"")])
         .arg(exe)
-        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(OPEN_THIS, path)
         .stdin(Stdio::null())
         .output()
         .unwrap()
 }
 
-#[test]
-#[ignore = "run by another test, in a process of its own"]
-fn child_opens() {
-    let path = PathBuf::from(std::env::var_os(OPEN_THIS).unwrap());
+#[expect(clippy::print_stdout, reason = "the test that started this process reads it")]
+fn opens(path: PathBuf) {
     match open(&Location::file(path), &Options::default()) {
         Ok(_) => println!("opened"),
         Err(SqliteError::AlreadyOpen { .. }) => println!("already open"),
@@ -262,19 +265,21 @@ fn child_opens() {
 #[cfg(unix)]
 #[test]
 fn another_process_learns_that_the_file_is_open_and_gets_it_when_it_is_closed() {
+    if let Some(path) = as_child() {
+        return opens(path);
+    }
     let h = Harness::new();
-    let told = |path: &Path| String::from_utf8(child("child_opens", path, "").stdout).unwrap();
+    let this = "another_process_learns_that_the_file_is_open_and_gets_it_when_it_is_closed";
+    let told = |path: &Path| String::from_utf8(child(this, path, "").stdout).unwrap();
     assert!(told(&h.path()).contains("already open"));
     let path = h.path();
     let (_directory, _) = h.stop();
     assert!(told(&path).contains("opened"));
 }
 
-#[test]
-#[ignore = "run by another test, in a process of its own"]
-fn child_writes_beyond_its_limit() {
-    let path = PathBuf::from(std::env::var_os(OPEN_THIS).unwrap());
-    let location = Location::file(&path);
+#[expect(clippy::print_stdout, reason = "the test that started this process reads it")]
+fn writes_beyond_its_limit(path: &Path) {
+    let location = Location::file(path);
     let connection = open(&location, &Options::default()).unwrap();
     connection.execute_batch("CREATE TABLE t (v INTEGER NOT NULL UNIQUE); CREATE TABLE big (b)").unwrap();
     let mut options = WriterOptions::default();
@@ -286,26 +291,28 @@ fn child_writes_beyond_its_limit() {
     submit(&writer, insert(2)).recv().unwrap().unwrap();
     writer.stop();
     assert!(writer.join(Duration::from_secs(10)));
-    println!("left: {:?}", values(&path));
+    println!("left: {:?}", values(path));
 }
 
 #[cfg(unix)]
 #[test]
 fn a_limit_on_file_sizes_is_told_as_full_and_does_no_harm() {
+    if let Some(path) = as_child() {
+        return writes_beyond_its_limit(&path);
+    }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file.db");
     // 4 MiB, in the blocks of 512 bytes that POSIX counts in; bash counts in twice as many.
-    let output = child("child_writes_beyond_its_limit", &path, "trap '' XFSZ; ulimit -f 8192;");
+    let this = "a_limit_on_file_sizes_is_told_as_full_and_does_no_harm";
+    let output = child(this, &path, "trap '' XFSZ; ulimit -f 8192;");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(told.contains("answer: Err(Full)"), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(told.contains("left: [1, 2]"), "{told}");
 }
 
-#[test]
-#[ignore = "run by another test, in a process of its own"]
-fn child_commits_while_syncs_fail() {
-    let path = PathBuf::from(std::env::var_os(OPEN_THIS).unwrap());
-    let location = Location::file(&path);
+#[expect(clippy::print_stdout, reason = "the test that started this process reads it")]
+fn commits_while_syncs_fail(path: &Path) {
+    let location = Location::file(path);
     let connection = open(&location, &Options::default()).unwrap();
     connection.execute_batch("CREATE TABLE t (v INTEGER NOT NULL UNIQUE)").unwrap();
     let mut options = WriterOptions::default();
@@ -352,6 +359,9 @@ impl Request for InsertOnce {
 #[cfg(target_os = "linux")]
 #[test]
 fn after_a_failed_sync_the_answer_is_what_the_file_opened_anew_says() {
+    if let Some(path) = as_child() {
+        return commits_while_syncs_fail(&path);
+    }
     if !Command::new("strace")
         .args(["-o", "/dev/null", "true"])
         .output()
@@ -371,8 +381,7 @@ fn after_a_failed_sync_the_answer_is_what_the_file_opened_anew_says() {
             .arg(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "child_commits_while_syncs_fail",
-                "--ignored",
+                "after_a_failed_sync_the_answer_is_what_the_file_opened_anew_says",
                 "--nocapture",
                 "--test-threads=1",
             ])
