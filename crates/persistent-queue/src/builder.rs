@@ -1,4 +1,6 @@
 use std::fmt;
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use relaykit_sql_store::sqlite::{Durability, Location};
 
 use crate::error::OpenError;
 use crate::handler::{Plain, QueueHandler};
+use crate::order::KeyOf;
 use crate::queue::Queue;
 
 /// What a push does when the queue holds as much as it may.
@@ -73,6 +76,8 @@ pub(crate) struct Config<T> {
     pub(crate) workers: usize,
     pub(crate) batches: usize,
     pub(crate) unsettled: usize,
+    pub(crate) key: Option<KeyOf<T>>,
+    pub(crate) order_keys: usize,
     pub(crate) timeout: Duration,
     pub(crate) retry: Arc<dyn RetryPolicy>,
     pub(crate) max_crashes: u32,
@@ -128,6 +133,8 @@ impl<T: Send + Sync + 'static, H: QueueHandler<T> + 'static> Builder<T, H> {
                 workers: 1,
                 batches: 1,
                 unsettled: 64,
+                key: None,
+                order_keys: 1_000_000,
                 timeout: Duration::from_secs(30),
                 retry: Arc::new(forever()),
                 max_crashes: 2,
@@ -226,6 +233,33 @@ impl<T: Send + Sync + 'static, H: QueueHandler<T> + 'static> Builder<T, H> {
     /// After a crash, their batches are lent again, like those in flight.
     pub fn unsettled(mut self, calls: usize) -> Self {
         self.config.unsettled = calls;
+        self
+    }
+
+    /// Keeps the items of one key in order: while one is not done or dead, whether with the handler, waiting for its retry or
+    /// for its delay, later ones of its key are held; other keys go on. Default: no order but that of a single worker. Items whose
+    /// key is `None` are unordered.
+    ///
+    /// A call has one item of a key at most. The order is that of storing, also after a restart and with several workers. A
+    /// key may be computed several times for an item, so the function must always give the same for it. Keys are compared by a
+    /// 64-bit hash; should two meet in one value, they wait for each other.
+    pub fn order_by<K: Hash>(mut self, key: impl Fn(&T) -> Option<K> + Send + Sync + 'static) -> Self {
+        let hasher = RandomState::new();
+        self.config.key = Some(Arc::new(move |item| {
+            // Items whose key cannot be told are kept in order among each other; nothing may be lost by a panic.
+            let key = catch_unwind(AssertUnwindSafe(|| key(item).map(|key| hasher.hash_one(key))));
+            key.unwrap_or(Some(0))
+        }));
+        self
+    }
+
+    /// Sets how many keys of stored batches [`order_by`](Self::order_by) keeps in memory, about 100 bytes each; a key counts
+    /// once for each batch. Default: 1,000,000. At least 1.
+    ///
+    /// Beyond it, and beyond 10,000 batches that wait or are held, no later batch is lent until some are done: the order is kept, and
+    /// all keys wait.
+    pub fn order_keys(mut self, keys: usize) -> Self {
+        self.config.order_keys = keys;
         self
     }
 
@@ -370,6 +404,7 @@ impl<T> Config<T> {
         within("workers", self.workers as u64, 1, 1_000)?;
         within("batches", self.batches as u64, 1, 10_000)?;
         within("unsettled", self.unsettled as u64, 1, 10_000)?;
+        within("order_keys", self.order_keys as u64, 1, u64::MAX)?;
         within("buffer_bounds.items", self.buffer_items as u64, self.flush.max_items as u64, u64::MAX)?;
         within("buffer_bounds.bytes", self.buffer_bytes as u64, batch_bytes, u64::MAX)?;
         within("bounds.items", self.max_items, self.flush.max_items as u64, u64::MAX)?;

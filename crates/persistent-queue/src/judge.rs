@@ -130,6 +130,8 @@ pub(crate) enum Fate {
         fresh: bool,
         error: String,
     },
+    /// It stays, and was not lent: an older item of its key is not done.
+    Held,
 }
 
 /// Decides about an item that was lent alone or need not be isolated, and counts what the call cost it. The context says

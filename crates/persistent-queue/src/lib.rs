@@ -13,6 +13,7 @@ mod judge;
 mod keeper;
 mod load;
 mod metrics;
+mod order;
 mod queue;
 mod run;
 mod settle;

@@ -7,10 +7,12 @@ use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult};
 use relaykit_sql_store::sqlite::{Request, SqliteError};
 
 use crate::builder::QueueFault;
+use crate::order::{Held, Keys};
 use crate::settle::{Burial, bury_unread};
 use crate::shared::{MAX_READY, Shared};
-use crate::state::{Content, Stored, Tries};
-use crate::store::{self, Page};
+use crate::state::{Content, State, Stored, Tries};
+use crate::store::{self, Page, Row, Which};
+use crate::worker::decode;
 
 /// The most batches that are read at once, and the most bytes of them.
 const PAGE_BATCHES: usize = 1_024;
@@ -25,14 +27,18 @@ struct Load<T> {
     what: What,
     page: Page,
     next_due: Option<Timestamp>,
+    /// Batches that were asked for, and not looked at yet.
+    left: Vec<i64>,
     read: bool,
 }
 
 enum What {
     /// Those after this one, in the order of their ids.
     After(i64),
-    /// Those that have waited long enough, besides those that are taken.
-    Due { now: Timestamp, taken: HashSet<i64> },
+    /// Those up to the last one that have waited long enough, besides those that are taken.
+    Due { now: Timestamp, last: i64, taken: HashSet<i64> },
+    /// These, of which something may be lent since older ones of their keys are done.
+    These(Vec<i64>),
 }
 
 /// Begins to read what may be lent and is not in memory, unless that is under way.
@@ -46,21 +52,33 @@ pub(crate) fn load<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>) {
         // Read ahead, so that workers need not wait, but not beyond what memory may hold.
         let low =
             state.ready.len() <= PAGE_BATCHES / 4 && state.cached_bytes <= shared.config.memory_bytes / 2;
-        let after = (state.more && !state.loading && low).then_some(What::After(state.cursor));
+        let after = (state.more && !state.loading && low && state.line_has_room())
+            .then_some(What::After(state.cursor));
         state.loading |= after.is_some();
         let now = shared.now();
-        let due = (!state.loading_due && state.next_due.is_some_and(|due| due <= now))
-            .then(|| What::Due { now, taken: state.taken.clone() });
+        let due = (!state.loading_due && state.next_due.is_some_and(|due| due <= now)).then(|| {
+            // Those after the cursor are found in their turn: older ones may hold their keys.
+            let last = if state.line.is_some() { state.cursor } else { i64::MAX };
+            What::Due { now, last, taken: state.taken.clone() }
+        });
         if due.is_some() {
             state.loading_due = true;
             // Whatever begins to wait from here on is noted afresh. What is read may not know of it yet.
             state.next_due = None;
         }
-        [after, due]
+        let wanted = state.line.as_mut().map(|line| line.take_wanted(PAGE_BATCHES)).unwrap_or_default();
+        let these = (!wanted.is_empty()).then_some(What::These(wanted));
+        [after, due, these]
     };
     for what in wanted.into_iter().flatten() {
-        let load =
-            Load { shared: Arc::clone(shared), what, page: Page::default(), next_due: None, read: false };
+        let load = Load {
+            shared: Arc::clone(shared),
+            what,
+            page: Page::default(),
+            next_due: None,
+            left: Vec::new(),
+            read: false,
+        };
         shared.writer.submit(Box::new(load));
     }
 }
@@ -70,18 +88,21 @@ impl<T: Send + Sync + 'static> Request for Load<T> {
         let bytes = PAGE_BYTES.min(self.shared.config.memory_bytes.max(1));
         match &self.what {
             What::After(id) => {
-                self.page = store::page(transaction, *id, PAGE_BATCHES.min(MAX_READY), bytes)?;
+                let which = if self.shared.config.key.is_some() { Which::All } else { Which::AtOnce };
+                self.page = store::page(transaction, which, *id, PAGE_BATCHES.min(MAX_READY), bytes)?;
             }
-            What::Due { now, taken } => {
-                (self.page, self.next_due) = store::due(transaction, *now, taken, PAGE_BATCHES, bytes)?;
+            What::Due { now, last, taken } => {
+                (self.page, self.next_due) =
+                    store::due(transaction, *now, *last, taken, PAGE_BATCHES, bytes)?;
             }
+            What::These(ids) => (self.page, self.left) = store::these(transaction, ids, bytes)?,
         }
         self.read = true;
         Ok(())
     }
 
     fn answer(self: Box<Self>, result: Result<(), SqliteError>) {
-        let Self { shared, what, page, next_due, read } = *self;
+        let Self { shared, what, page, next_due, left, read } = *self;
         // After SQLite has met a damaged page, it refuses to commit. What was read is read all the same.
         let result = if read && !page.damaged.is_empty() { Ok(()) } else { result };
         if let Err(error) = &result
@@ -89,45 +110,38 @@ impl<T: Send + Sync + 'static> Request for Load<T> {
         {
             shared.fault(&QueueFault::Storage { error: error.to_string() });
         }
-        let damaged = {
+        let Page { rows, damaged, last, more } = page;
+        let in_turn = matches!(what, What::After(_));
+        let rows: Vec<_> = rows.into_iter().map(|row| open(&shared, row, in_turn)).collect();
+        {
             let mut state = shared.state();
-            let after = matches!(what, What::After(_));
-            if after {
-                state.loading = false;
-            } else {
-                state.loading_due = false;
-            }
             if result.is_err() {
                 state.rest_until = Some(shared.config.clock.monotonic() + REST);
-            } else if after {
-                state.more = page.more;
-                state.cursor = state.cursor.max(page.last.unwrap_or(0));
-            } else if let Some(due) = next_due {
-                state.wait_until(due);
             }
-            if let (What::Due { now, .. }, Err(_)) = (&what, &result) {
-                state.wait_until(*now);
-            }
-            let mut rows = Vec::with_capacity(page.rows.len());
-            for row in page.rows {
-                if !state.taken.contains(&row.id) {
-                    let remembered = state.waiting.remove(&row.id);
-                    rows.push(taken_up(row, remembered));
+            match what {
+                What::After(_) => {
+                    state.loading = false;
+                    if result.is_ok() {
+                        put_in_turn(&mut state, rows, last, more, shared.now());
+                    }
+                }
+                What::Due { now, .. } => {
+                    state.loading_due = false;
+                    if let Some(due) = if result.is_ok() { next_due } else { Some(now) } {
+                        state.wait_until(due);
+                    }
+                    put_before(&mut state, rows);
+                }
+                What::These(ids) => {
+                    let again = if result.is_ok() { left } else { ids };
+                    put_before(&mut state, rows);
+                    if let Some(line) = &mut state.line {
+                        line.want(again);
+                    }
                 }
             }
-            if after {
-                for stored in rows {
-                    state.put(stored);
-                }
-            } else {
-                // They are older than all that was not lent yet.
-                for stored in rows.into_iter().rev() {
-                    state.put_first(stored);
-                }
-            }
-            state.taken.extend(page.damaged.iter().map(|(id, _)| *id));
-            page.damaged
-        };
+            state.taken.extend(damaged.iter().map(|(id, _)| *id));
+        }
         for (id, error) in damaged {
             bury_unread(&shared, Burial { id, error });
         }
@@ -139,7 +153,76 @@ impl<T: Send + Sync + 'static> Request for Load<T> {
     }
 }
 
-fn taken_up<T>(row: store::Row, remembered: Option<Tries>) -> Stored<T> {
+/// Puts batches behind all others, as far as their keys have room.
+fn put_in_turn<T>(
+    state: &mut State<T>,
+    rows: Vec<(Row, Opened<T>)>,
+    last: Option<i64>,
+    more: bool,
+    now: Timestamp,
+) {
+    for (row, opened) in rows {
+        if !state.line_has_room() {
+            state.more = true;
+            return;
+        }
+        state.cursor = state.cursor.max(row.id);
+        if state.taken.contains(&row.id) {
+            continue;
+        }
+        let waits = row.due.filter(|due| *due > now);
+        if let Some(line) = &mut state.line {
+            line.add(row.id, opened.keys, waits);
+        }
+        if let Some(due) = waits {
+            state.wait_until(due);
+            continue;
+        }
+        let remembered = state.waiting.remove(&row.id);
+        state.put(taken_up(row, remembered, opened.items));
+    }
+    state.more = more;
+    state.cursor = state.cursor.max(last.unwrap_or(0));
+}
+
+/// Puts batches before those that were not lent yet: they are older.
+fn put_before<T>(state: &mut State<T>, rows: Vec<(Row, Opened<T>)>) {
+    for (row, opened) in rows.into_iter().rev() {
+        let free = match &state.line {
+            Some(line) => line.is_away(row.id),
+            None => !state.taken.contains(&row.id),
+        };
+        if !free {
+            continue;
+        }
+        if let Some(line) = &mut state.line {
+            line.bring(row.id);
+        }
+        let remembered = state.waiting.remove(&row.id);
+        state.put_first(taken_up(row, remembered, opened.items));
+    }
+}
+
+/// What a stored batch holds, as far as that had to be found out.
+struct Opened<T> {
+    keys: Keys,
+    items: Option<Vec<T>>,
+}
+
+/// Decodes a batch that is seen first, if the items of a key keep their order.
+fn open<T: Send + Sync + 'static>(shared: &Shared<T>, row: Row, first: bool) -> (Row, Opened<T>) {
+    if !first || shared.config.key.is_none() {
+        return (row, Opened { keys: Keys::default(), items: None });
+    }
+    let opened = match decode(shared, &row.data) {
+        Ok(items) => Opened { keys: shared.keys(&items), items: Some(items) },
+        // Whoever takes it sets it aside.
+        Err(_) => Opened { keys: Keys::unknown(), items: None },
+    };
+    (row, opened)
+}
+
+fn taken_up<T>(row: Row, remembered: Option<Tries>, items: Option<Vec<T>>) -> Stored<T> {
     let tries = remembered.unwrap_or_else(|| match &row.tries {
         Some(each) => Tries::Each(each.iter().copied().map(restored).collect()),
         None => Tries::All(restored(row.attempts)),
@@ -151,9 +234,11 @@ fn taken_up<T>(row: store::Row, remembered: Option<Tries>) -> Stored<T> {
         deaths: row.deaths,
         first_failed_at: row.first_failed_at,
         delay: (!row.delay.is_zero()).then_some(row.delay),
+        due: row.due,
+        held: Held::default(),
         count: row.items,
         bytes: row.data.len(),
-        content: Content::Data(row.data),
+        content: items.map_or(Content::Data(row.data), Content::Items),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::format;
 use crate::handler::{Plain, QueueHandler};
 use crate::keeper::keep;
 use crate::metrics;
+use crate::order::{Line, MAX_AWAY};
 use crate::shared::Shared;
 use crate::state::{Items, Levels, NotStored, Oldest, Phase, State, Stored, Tell, Waiter};
 use crate::stats::{CloseReport, Stats};
@@ -124,7 +125,8 @@ impl<T: Send + Sync + 'static> Queue<T> {
             .map_err(|source| OpenError::Thread { source })?;
         let ballast = Ballast::beside(path.as_deref(), config.ballast_bytes);
         let crashed_items = opened.crashed_items;
-        let state = State::new(Shared::empty_batch(&config), opened);
+        let line = config.key.is_some().then(|| Line::new(config.order_keys));
+        let state = State::new(Shared::empty_batch(&config), opened, line);
         let mut rng = config.rng.clone();
         let (workers, unsettled) = (config.workers, config.unsettled);
         let shared = Arc::new(Shared::new(config, state, writer, (wall, monotonic), ballast));
@@ -254,6 +256,10 @@ impl<T: Send + Sync + 'static> Queue<T> {
             state.counts.pushed += 1;
             let due = (!delay.is_zero()).then(|| Due { at: shared.now() + delay, delay });
             let waiters = vec![Waiter { at: Some(0), tell }];
+            if shared.config.key.is_some() {
+                // It must not overtake what was pushed before it.
+                shared.seal(&mut state, FlushReason::Asked);
+            }
             shared.enqueue(&mut state, vec![item], records, waiters, FlushReason::Asked, due);
         }
         shared.pump();
@@ -639,7 +645,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
                 shared: Arc::clone(shared),
                 victims,
                 more,
-                taken: state.taken.clone(),
+                taken: state.in_use(),
                 dropped: Vec::new(),
             }
         };
@@ -674,12 +680,18 @@ impl<T: Send + Sync + 'static> Request for DropOldest<T> {
         let mut state = shared.state();
         state.dropping = false;
         if result.is_ok() {
+            let now = shared.now();
             for victim in &victims {
                 state.taken.remove(&victim.id);
+                state.forget(victim.id, now);
                 state.counts.dropped += u64::from(victim.count);
             }
             for one in &dropped {
                 state.unbook(one.id, one.items, one.bytes);
+                // It may have been read meanwhile.
+                state.unready(one.id);
+                state.taken.remove(&one.id);
+                state.forget(one.id, now);
                 state.counts.dropped += u64::from(one.items);
             }
             let items: u64 = victims.iter().map(|victim| u64::from(victim.count)).sum();
@@ -687,6 +699,7 @@ impl<T: Send + Sync + 'static> Request for DropOldest<T> {
             drop(state);
             shared.record(|recorder, queue| recorder.add(&metrics::DROPPED, &[queue], items));
             shared.room.notify_waiters();
+            shared.work.notify_one();
             return;
         }
         // They stay, and the next push tries again.
@@ -811,6 +824,8 @@ fn connect<T>(config: &Config<T>, now: Timestamp) -> Result<(Connection, Opened)
         Err(Foreign::Schema(found)) => return Err(OpenError::Version { path: shown, found }),
     }
     let in_flight = (config.workers + config.unsettled).saturating_mul(config.batches);
+    // Batches that are held stay behind while later ones are lent.
+    let in_flight = in_flight.saturating_add(if config.key.is_some() { MAX_AWAY } else { 0 });
     let opened = store::take_over(&connection, config.max_crashes, in_flight, now).map_err(failed)?;
     Ok((connection, opened))
 }

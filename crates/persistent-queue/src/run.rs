@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,16 @@ use crate::state::Tries;
 pub(crate) struct Lent<T> {
     pub(crate) items: Vec<T>,
     pub(crate) tries: Tries,
+    /// One for each item, if the items of a key keep their order.
+    pub(crate) places: Option<Vec<Place>>,
+}
+
+/// An item's place in the order of its key.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    pub(crate) key: Option<u64>,
+    /// It is not to be lent now.
+    pub(crate) held: bool,
 }
 
 /// What a run through the handler ended with.
@@ -46,12 +56,14 @@ pub(crate) struct Decided<T> {
     pub(crate) attempts: Attempts,
     /// `None`: the run was interrupted before it was decided.
     pub(crate) fate: Option<Fate>,
+    pub(crate) key: Option<u64>,
 }
 
 /// An item on its way, and its place in the order.
 struct Seat {
     at: usize,
     attempts: Attempts,
+    key: Option<u64>,
 }
 
 /// Some items that are lent together.
@@ -89,41 +101,57 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
     ) -> Ended<T> {
         let mut ended =
             Ended { outcome: Outcome::Untouched, pushed: Vec::new(), calls: 0, interrupted: false };
-        let Lent { items, tries } = lent;
-        let Ok((called, pushed)) = self.lend(&items, tries.spent(), interrupt).await else {
-            ended.interrupted = true;
-            return ended;
-        };
-        ended.calls = 1;
-        if let Called::Outcome(BatchOutcome::Each(verdicts)) = &called
-            && verdicts.len() == items.len()
-            && verdicts.iter().all(Verdict::is_done)
-        {
-            ended.outcome = Outcome::AllDone;
-            ended.pushed.extend(pushed);
-            return ended;
-        }
+        let Lent { items, tries, places } = lent;
         let count = items.len();
-        let seats = (0..count).map(|at| Seat { at, attempts: tries.of(at) }).collect();
         let mut decided: Vec<Option<Decided<T>>> = std::iter::repeat_with(|| None).take(count).collect();
-        let mut parts = VecDeque::new();
-        self.judge(Part { items, seats }, called, pushed, &mut decided, &mut parts, &mut ended, rng);
-        while let Some(part) = parts.pop_front() {
-            let spent = part.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
-            let Ok((called, pushed)) = self.lend(&part.items, spent, interrupt).await else {
-                ended.interrupted = true;
-                parts.push_front(part);
-                break;
-            };
-            ended.calls += 1;
-            self.judge(part, called, pushed, &mut decided, &mut parts, &mut ended, rng);
-        }
-        for part in parts {
-            for (item, seat) in part.items.into_iter().zip(part.seats) {
-                decided[seat.at] = Some(Decided { item, attempts: seat.attempts, fate: None });
+        let mut pending = Part::empty();
+        for (at, item) in items.into_iter().enumerate() {
+            let Place { key, held } = places.as_ref().map(|places| places[at]).unwrap_or_default();
+            let seat = Seat { at, attempts: tries.of(at), key };
+            if held {
+                decided[at] = Some(seat.decided(item, Some(Fate::Held)));
+            } else {
+                pending.push(item, seat);
             }
         }
-        ended.outcome = Outcome::Each(decided.into_iter().flatten().collect());
+        // One item of a key is lent at a time. Its later ones follow once it is done, or are held.
+        let mut waiting = HashSet::new();
+        let mut untouched = true;
+        while !pending.items.is_empty() && !ended.interrupted {
+            let mut parts = VecDeque::from([pending.split_first_of_each_key()]);
+            let mut round: Vec<(usize, u64)> = Vec::new();
+            for seat in &parts[0].seats {
+                round.extend(seat.key.map(|key| (seat.at, key)));
+            }
+            while let Some(part) = parts.pop_front() {
+                let spent = part.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
+                let Ok((called, pushed)) = self.lend(&part.items, spent, interrupt).await else {
+                    ended.interrupted = true;
+                    parts.push_front(part);
+                    break;
+                };
+                ended.calls += 1;
+                if untouched && part.items.len() == count && all_done(&called, count) {
+                    ended.outcome = Outcome::AllDone;
+                    ended.pushed.extend(pushed);
+                    return ended;
+                }
+                untouched = false;
+                self.judge(part, called, pushed, &mut decided, &mut parts, &mut ended, rng);
+            }
+            for part in parts {
+                part.decide(&mut decided, || None);
+            }
+            let stays = |at: usize| decided[at].as_ref().is_some_and(|one| !one.leaves());
+            waiting.extend(round.into_iter().filter(|(at, _)| stays(*at)).map(|(_, key)| key));
+            let held = pending.split_off_keys(&waiting);
+            let interrupted = ended.interrupted;
+            held.decide(&mut decided, || (!interrupted).then_some(Fate::Held));
+        }
+        pending.decide(&mut decided, || None);
+        if !untouched {
+            ended.outcome = Outcome::Each(decided.into_iter().flatten().collect());
+        }
         ended
     }
 
@@ -186,7 +214,8 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
                 word => {
                     let fate = fate(word, &mut seat.attempts, context, &*shared.config.retry, rng);
                     removed |= !matches!(fate, Fate::Again { .. });
-                    decided[seat.at] = Some(Decided { item, attempts: seat.attempts, fate: Some(fate) });
+                    let at = seat.at;
+                    decided[at] = Some(seat.decided(item, Some(fate)));
                 }
             }
         }
@@ -202,6 +231,17 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
     }
 }
 
+impl Seat {
+    fn decided<T>(self, item: T, fate: Option<Fate>) -> Decided<T> {
+        Decided { item, attempts: self.attempts, fate, key: self.key }
+    }
+}
+
+fn all_done<E>(called: &Called<E>, count: usize) -> bool {
+    let Called::Outcome(BatchOutcome::Each(verdicts)) = called else { return false };
+    verdicts.len() == count && verdicts.iter().all(Verdict::is_done)
+}
+
 impl<T> Part<T> {
     const fn empty() -> Self {
         Self { items: Vec::new(), seats: Vec::new() }
@@ -210,6 +250,37 @@ impl<T> Part<T> {
     fn push(&mut self, item: T, seat: Seat) {
         self.items.push(item);
         self.seats.push(seat);
+    }
+
+    /// Splits off the first item of each key, and those without one.
+    fn split_first_of_each_key(&mut self) -> Self {
+        if self.seats.iter().all(|seat| seat.key.is_none()) {
+            return std::mem::replace(self, Self::empty());
+        }
+        let mut seen = HashSet::new();
+        self.split_off(|seat| seat.key.is_none_or(|key| seen.insert(key)))
+    }
+
+    fn split_off_keys(&mut self, keys: &HashSet<u64>) -> Self {
+        self.split_off(|seat| seat.key.is_some_and(|key| keys.contains(&key)))
+    }
+
+    fn split_off(&mut self, mut chosen: impl FnMut(&Seat) -> bool) -> Self {
+        let (mut off, mut rest) = (Self::empty(), Self::empty());
+        let this = std::mem::replace(self, Self::empty());
+        for (item, seat) in this.items.into_iter().zip(this.seats) {
+            if chosen(&seat) { &mut off } else { &mut rest }.push(item, seat);
+        }
+        *self = rest;
+        off
+    }
+
+    /// Ends what was not lent.
+    fn decide(self, decided: &mut [Option<Decided<T>>], fate: impl Fn() -> Option<Fate>) {
+        for (item, seat) in self.items.into_iter().zip(self.seats) {
+            let at = seat.at;
+            decided[at] = Some(seat.decided(item, fate()));
+        }
     }
 
     fn split_half(&mut self) -> Self {

@@ -11,10 +11,12 @@ use crate::dead::DeadReason;
 use crate::format::Records;
 use crate::judge::Fate;
 use crate::metrics;
+use crate::order::{Held, Keys, Staying};
 use crate::run::{Decided, Ended, Outcome};
 use crate::shared::{MAX_READY, Shared};
 use crate::state::{Content, Stored, Tries};
 use crate::store::{self, Due, Kept, NewDead, NewRow};
+use crate::worker::decode;
 
 /// A batch as it was taken, without its items.
 #[derive(Debug, Clone)]
@@ -25,6 +27,8 @@ pub(crate) struct Origin {
     pub(crate) deaths: u32,
     pub(crate) first_failed_at: Option<Timestamp>,
     pub(crate) delay: Option<Duration>,
+    pub(crate) due: Option<Timestamp>,
+    pub(crate) held: Held,
     pub(crate) count: u32,
     pub(crate) bytes: usize,
 }
@@ -36,6 +40,8 @@ struct Plan {
     kept: Vec<Kept>,
     /// Attempts of what is kept, and how many bytes it has then.
     remember: Vec<(i64, Tries, usize)>,
+    /// Which items of what is kept stay; `None`: all of them, and all wait.
+    staying: Vec<Option<Vec<Staying>>>,
     dead: Vec<NewDead>,
     done: u64,
     due: Option<Timestamp>,
@@ -69,7 +75,22 @@ pub(crate) fn settle<T: Send + Sync + 'static>(
     if plan.remove.is_empty() && plan.kept.is_empty() {
         return release(shared, origins, calls);
     }
-    shared.state().interrupted_items += interrupted;
+    let unblocks = {
+        let mut state = shared.state();
+        state.interrupted_items += interrupted;
+        // From here on later items of their keys may be lent: what is written about them is written after this.
+        let now = shared.now();
+        for id in &plan.remove {
+            state.forget(*id, now);
+        }
+        for (kept, staying) in plan.kept.iter().zip(&plan.staying) {
+            state.keep(kept.id, staying.as_deref(), kept.due.map(|due| due.at), now);
+        }
+        state.wants()
+    };
+    if unblocks {
+        shared.work.notify_one();
+    }
     let (tag, level) = (shared.config.codec.tag(), shared.config.compression);
     let pushed = pushed.iter().map(|records| (records.count(), records.seal(tag, level), 0)).collect();
     shared.writer.submit(Box::new(Settle {
@@ -113,7 +134,8 @@ impl<T> Planner<'_, T> {
             let stays = decided.iter().find(|one| one.fate.is_some());
             if let Some((attempts, fate)) = stays.and_then(|one| Some((one.attempts, one.fate.as_ref()?))) {
                 for origin in origins {
-                    self.keep(origin, &[(attempts, Some(fate))], None, &mut plan);
+                    self.keep(origin, &[(attempts, Some(fate), None)], None, &mut plan);
+                    plan.all_wait();
                 }
             }
         } else {
@@ -151,14 +173,15 @@ impl<T> Planner<'_, T> {
                     if !whole {
                         lost |= rest.push(&one.item, self.codec).is_err();
                     }
-                    stays.push((one.attempts, stay));
+                    stays.push((one.attempts, stay, one.key));
                 }
             }
         }
         if lost {
             // What was decoded, or merged, cannot be encoded. Nothing may be lost by that: the batch stays as it is.
             let wait = Fate::Again { wait: Duration::from_secs(1), fresh: false, error: String::new() };
-            return self.keep(origin, &[(origin.tries.of(0), Some(&wait))], None, plan);
+            self.keep(origin, &[(origin.tries.of(0), Some(&wait), None)], None, plan);
+            return plan.all_wait();
         }
         plan.done += done;
         plan.dead.extend(dead.into_iter().map(|(reason, error, attempts, records)| NewDead {
@@ -176,7 +199,8 @@ impl<T> Planner<'_, T> {
             return;
         }
         let rest = (!whole).then(|| (rest.count(), rest.seal(self.codec.tag(), self.level)));
-        let stays: Vec<_> = stays.iter().map(|(attempts, fate)| (*attempts, fate.as_ref())).collect();
+        let stays: Vec<_> =
+            stays.iter().map(|(attempts, fate, key)| (*attempts, fate.as_ref(), *key)).collect();
         self.keep(origin, &stays, rest, plan);
     }
 
@@ -184,31 +208,43 @@ impl<T> Planner<'_, T> {
     fn keep(
         &self,
         origin: &Origin,
-        stays: &[(Attempts, Option<&Fate>)],
+        stays: &[(Attempts, Option<&Fate>, Option<u64>)],
         rest: Option<(u32, Vec<u8>)>,
         plan: &mut Plan,
     ) {
-        let (mut wait, mut all_fresh) = (Duration::ZERO, true);
-        let mut each = Vec::with_capacity(stays.len());
-        for (attempts, fate) in stays {
-            let fresh = match fate {
-                Some(Fate::Again { wait: this, fresh, .. }) => {
-                    wait = wait.max(*this);
-                    *fresh
+        let (mut wait, mut all_fresh) = (None, true);
+        let (mut each, mut staying) = (Vec::with_capacity(stays.len()), Vec::new());
+        for (attempts, fate, key) in stays {
+            let (this, fresh) = match fate {
+                Some(Fate::Held) => {
+                    each.push(*attempts);
+                    staying.push((*key, false));
+                    continue;
                 }
-                _ => false,
+                Some(Fate::Again { wait, fresh, .. }) => (*wait, *fresh),
+                _ => (Duration::ZERO, false),
             };
+            wait = wait.max(Some(this));
             all_fresh &= fresh;
             each.push(if fresh { Attempts::default() } else { *attempts });
+            staying.push((*key, true));
         }
         let tries = Tries::collect(each);
-        let first_failed_at = origin.first_failed_at.or(Some(self.now)).filter(|_| !all_fresh);
-        let due = Due { at: self.now + wait, delay: wait };
-        plan.due = Some(plan.due.map_or(due.at, |first| first.min(due.at)));
+        let first_failed_at = match wait {
+            // Nothing failed.
+            None => origin.first_failed_at,
+            Some(_) => origin.first_failed_at.or(Some(self.now)).filter(|_| !all_fresh),
+        };
+        // What waited before this call, and was held, still does.
+        let at = wait.map(|wait| self.now + wait).max(origin.due.filter(|due| *due > self.now));
+        let due = at.map(|at| Due { at, delay: at.since(self.now) });
+        if let Some(due) = due {
+            plan.due = Some(plan.due.map_or(due.at, |first| first.min(due.at)));
+        }
         let bytes = rest.as_ref().map_or(origin.bytes, |(_, data)| data.len());
         plan.kept.push(Kept {
             id: origin.id,
-            due: Some(due),
+            due,
             attempts: tries.spent(),
             tries: match &tries {
                 Tries::All(_) => None,
@@ -218,11 +254,21 @@ impl<T> Planner<'_, T> {
             rest,
         });
         plan.remember.push((origin.id, tries, bytes));
+        plan.staying.push(Some(staying));
+    }
+}
+
+impl Plan {
+    /// What was kept last stays as it was, all of it, and waits.
+    fn all_wait(&mut self) {
+        if let Some(last) = self.staying.last_mut() {
+            *last = None;
+        }
     }
 }
 
 impl<T> Decided<T> {
-    const fn leaves(&self) -> bool {
+    pub(crate) const fn leaves(&self) -> bool {
         matches!(self.fate, Some(Fate::Done | Fate::Dead { .. }))
     }
 }
@@ -310,6 +356,18 @@ impl<T: Send + Sync + 'static> Settle<T> {
         }
         let died: u64 = dead_items.iter().map(|(_, items, _)| items).sum();
         let pushed_items: u64 = pushed.iter().map(|(items, ..)| u64::from(*items)).sum();
+        let ordered = shared.config.key.is_some();
+        let pushed: Vec<_> = pushed
+            .into_iter()
+            .map(|(count, data, id)| {
+                let keys = match ordered.then(|| decode(shared, &data)) {
+                    Some(Ok(items)) => shared.keys(&items),
+                    _ => Keys::unknown(),
+                };
+                (count, data, id, keys)
+            })
+            .collect();
+        let now = shared.now();
         {
             let mut state = shared.state();
             state.starved = false;
@@ -338,13 +396,14 @@ impl<T: Send + Sync + 'static> Settle<T> {
                         (state.stored.bytes + bytes as u64).saturating_sub(origin.bytes as u64);
                 }
                 state.remember(id, tries);
+                state.put_away(id, now);
             }
             if let Some(due) = plan.due {
                 state.wait_until(due);
             }
             state.counts.pushed += pushed_items;
             state.counts.flushed += pushed_items;
-            for (count, data, id) in pushed {
+            for (count, data, id, keys) in pushed {
                 state.book(id, pushed_at, count, data.len());
                 let stored = Stored {
                     id,
@@ -353,11 +412,13 @@ impl<T: Send + Sync + 'static> Settle<T> {
                     deaths: 0,
                     first_failed_at: None,
                     delay: None,
+                    due: None,
+                    held: Held::default(),
                     count,
                     bytes: data.len(),
                     content: Content::Data(data),
                 };
-                state.offer(stored, MAX_READY, shared.config.memory_bytes);
+                state.offer(stored, keys, MAX_READY, shared.config.memory_bytes);
             }
         }
         drop(place);
@@ -438,11 +499,13 @@ impl<T: Send + Sync + 'static> Request for Bury<T> {
                     let mut state = shared.state();
                     state.taken.remove(&burial.id);
                     state.suspects.remove(&burial.id);
+                    state.forget(burial.id, shared.now());
                     state.unbook(burial.id, count, bytes);
                     state.dead_items += items;
                     state.counts.dead += items;
                 }
                 shared.room.notify_waiters();
+                shared.work.notify_one();
                 shared
                     .record(|recorder, queue| recorder.add(&metrics::DEAD, &[queue, reason.as_str()], items));
                 shared.fault(&QueueFault::Dead { items, reason, error: burial.error });

@@ -11,6 +11,7 @@ use crate::builder::{Config, QueueFault};
 use crate::error::{QueueError, RejectReason};
 use crate::format::Records;
 use crate::metrics;
+use crate::order::{Held, Keys};
 use crate::state::{Content, Items, NotStored, OpenBatch, Phase, Sealed, State, Stored, Tell, Tries, Waiter};
 use crate::store::{self, Due, NewRow};
 
@@ -205,11 +206,17 @@ impl<T: Send + Sync + 'static> Shared<T> {
         }
     }
 
+    /// The keys of a batch's items, if they keep their order.
+    pub(crate) fn keys(&self, items: &[T]) -> Keys {
+        self.config.key.as_ref().map(|key| Keys::of(items, key)).unwrap_or_default()
+    }
+
     /// A batch is on disk.
     fn stored(self: &Arc<Self>, id: i64, sealed: Sealed<T>, bytes: usize) {
         let mut sealed_more = false;
         let Sealed { number, items, records, waiters, reason, added_at, due } = sealed;
         let count = items.len();
+        let keys = self.keys(&items);
         {
             let mut state = self.state();
             state.trouble = None;
@@ -220,7 +227,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             state.counts.flushed += count as u64;
             state.book(id, added_at, records.count(), bytes);
             if let Some(due) = due {
-                state.wait_until(due.at);
+                state.offer_waiting(id, keys, due.at);
             } else {
                 let stored = Stored {
                     id,
@@ -229,11 +236,13 @@ impl<T: Send + Sync + 'static> Shared<T> {
                     deaths: 0,
                     first_failed_at: None,
                     delay: None,
+                    due: None,
+                    held: Held::default(),
                     count: records.count(),
                     bytes,
                     content: Content::Items(items),
                 };
-                state.offer(stored, MAX_READY, self.config.memory_bytes);
+                state.offer(stored, keys, MAX_READY, self.config.memory_bytes);
             }
             state.end_flushes();
             if !state.open.waiters.is_empty() {

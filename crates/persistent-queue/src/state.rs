@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use crate::builder::Config;
 use crate::error::{QueueError, RejectReason};
 use crate::format::Records;
+use crate::order::{Held, Keys, Line, Staying};
 use crate::store::{Due, Opened};
 
 /// Where a queue is in its life.
@@ -67,6 +68,8 @@ pub(crate) struct State<T> {
     pub(crate) counts: Counts,
     /// Batches that may have been in flight when the process died.
     pub(crate) suspects: HashSet<i64>,
+    /// Who waits for whom, if the items of a key keep their order.
+    pub(crate) line: Option<Line>,
     /// The oldest batch on disk is being deleted to make room.
     pub(crate) dropping: bool,
     /// The disk was full, and nothing was written since.
@@ -208,6 +211,10 @@ pub(crate) struct Stored<T> {
     pub(crate) deaths: u32,
     pub(crate) first_failed_at: Option<Timestamp>,
     pub(crate) delay: Option<std::time::Duration>,
+    /// When it may be lent, by the file. Some of it may be lent before, if the items of a key keep their order.
+    pub(crate) due: Option<Timestamp>,
+    /// What of it is not to be lent now.
+    pub(crate) held: Held,
     pub(crate) count: u32,
     /// Its size in the file.
     pub(crate) bytes: usize,
@@ -230,7 +237,7 @@ impl<T> Stored<T> {
 }
 
 impl<T> State<T> {
-    pub(crate) fn new(open: OpenBatch<T>, opened: Opened) -> Self {
+    pub(crate) fn new(open: OpenBatch<T>, opened: Opened, line: Option<Line>) -> Self {
         Self {
             phase: Phase::Open,
             paused: false,
@@ -260,6 +267,7 @@ impl<T> State<T> {
             dead_items: opened.dead_items,
             counts: Counts::default(),
             suspects: opened.suspects,
+            line,
             dropping: false,
             starved: false,
             watched: false,
@@ -290,15 +298,87 @@ impl<T> State<T> {
     }
 
     /// Puts a stored batch where workers find it, if everything before it is there, too.
-    pub(crate) fn offer(&mut self, stored: Stored<T>, max_batches: usize, max_bytes: usize) {
+    pub(crate) fn offer(&mut self, stored: Stored<T>, keys: Keys, max_batches: usize, max_bytes: usize) {
         let fits = self.ready.len() < max_batches && self.cached_bytes + stored.bytes <= max_bytes;
+        let room = self.line.as_ref().is_none_or(Line::has_room);
         // One is always taken, or a batch larger than the bound would only ever be read.
-        if self.more || !(fits || self.ready.is_empty()) {
+        if self.more || !room || !(fits || self.ready.is_empty()) {
             self.more = true;
             return;
         }
         self.cursor = stored.id;
+        if let Some(line) = &mut self.line {
+            line.add(stored.id, keys, None);
+        }
         self.put(stored);
+    }
+
+    /// Notes a stored batch that waits.
+    pub(crate) fn offer_waiting(&mut self, id: i64, keys: Keys, due: Timestamp) {
+        if let Some(line) = &mut self.line {
+            if self.more || !line.has_room() {
+                self.more = true;
+                return;
+            }
+            line.add(id, keys, Some(due));
+            self.cursor = id;
+        }
+        self.wait_until(due);
+    }
+
+    /// Whether more of the file may be looked at.
+    pub(crate) fn line_has_room(&self) -> bool {
+        self.line.as_ref().is_none_or(Line::has_room)
+    }
+
+    /// Nothing of a batch is left to be done.
+    pub(crate) fn forget(&mut self, id: i64, now: Timestamp) {
+        if let Some(line) = &mut self.line {
+            line.forget(id, now);
+        }
+    }
+
+    /// A batch stays in the file, where it waits if `due` says so. What of it may be lent at once is read again.
+    pub(crate) fn put_away(&mut self, id: i64, now: Timestamp) {
+        if let Some(line) = &mut self.line {
+            line.put_away(id, now);
+        }
+    }
+
+    /// Notes which items of a batch stay.
+    pub(crate) fn keep(
+        &mut self,
+        id: i64,
+        staying: Option<&[Staying]>,
+        due: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        if let Some(line) = &mut self.line {
+            line.keep(id, staying, due, now);
+        }
+    }
+
+    /// Takes a batch that was deleted off the list.
+    pub(crate) fn unready(&mut self, id: i64) {
+        if let Some(at) = self.ready.iter().position(|stored| stored.id == id)
+            && let Some(stored) = self.ready.remove(at)
+        {
+            self.cached_bytes -= stored.bytes;
+        }
+    }
+
+    /// Whether a batch in the file is to be read on account of its keys.
+    pub(crate) fn wants(&self) -> bool {
+        self.line.as_ref().is_some_and(Line::wants)
+    }
+
+    /// Batches that are in use: in `ready` or with a worker, but not those that are only held.
+    pub(crate) fn in_use(&self) -> HashSet<i64> {
+        let mut taken = self.taken.clone();
+        if let Some(line) = &self.line {
+            taken.retain(|id| !line.is_away(*id));
+        }
+        taken
     }
 
     /// Books a new batch in the file, and when it is the oldest.
@@ -341,19 +421,40 @@ impl<T> State<T> {
     }
 
     /// Takes the oldest batches: several if they were tried as often as each other, else one.
-    pub(crate) fn take(&mut self, most: usize) -> Vec<Stored<T>> {
-        let mut group: Vec<Stored<T>> = Vec::new();
+    ///
+    /// Those of which nothing may be lent, because older batches have all their keys, go back to the file.
+    pub(crate) fn take(&mut self, most: usize, now: Timestamp) -> Vec<Stored<T>> {
+        let (mut group, mut ids): (Vec<Stored<T>>, Vec<i64>) = (Vec::new(), Vec::new());
         while group.len() < most {
             let Some(next) = self.ready.front() else { break };
-            if group.first().is_some_and(|first| !first.goes_with(next)) {
+            let held = self
+                .line
+                .as_ref()
+                .map_or_else(|| Some(Held::default()), |line| line.held(next.id, &ids, now));
+            if held.is_some() && group.first().is_some_and(|first| !first.goes_with(next)) {
                 break;
             }
-            let Some(next) = self.ready.pop_front() else { break };
+            let Some(mut next) = self.ready.pop_front() else { break };
             self.cached_bytes -= next.bytes;
+            let Some(held) = held else {
+                self.hold(&next, now);
+                continue;
+            };
+            next.held = held;
             self.in_flight_items += next.count as usize;
+            ids.push(next.id);
             group.push(next);
         }
         group
+    }
+
+    /// Lets a batch be found when older ones of its keys are done. It stays among the taken ones, or it would be found before.
+    fn hold(&mut self, stored: &Stored<T>, now: Timestamp) {
+        self.put_away(stored.id, now);
+        if let Some(due) = stored.due.filter(|due| *due > now) {
+            self.taken.remove(&stored.id);
+            self.wait_until(due);
+        }
     }
 
     /// Takes what waits longest off the list, to be deleted.

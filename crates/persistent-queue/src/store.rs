@@ -59,6 +59,8 @@ pub(crate) struct Row {
     pub(crate) attempts: u32,
     pub(crate) deaths: u32,
     pub(crate) delay: Duration,
+    /// When it may be lent, if not at once.
+    pub(crate) due: Option<Timestamp>,
     pub(crate) first_failed_at: Option<Timestamp>,
     pub(crate) items: u32,
     /// Attempts of each item, where they differ.
@@ -324,7 +326,7 @@ pub(crate) fn insert_dead(connection: &Connection, dead: &NewDead) -> Result<()>
     Ok(())
 }
 
-const COLUMNS: &str = "id, added_at, attempts, deaths, delay, first_failed_at, items, tries, data";
+const COLUMNS: &str = "id, added_at, attempts, deaths, delay, first_failed_at, items, tries, data, due";
 
 /// Some stored batches, and what could not be read of them.
 #[derive(Debug, Default)]
@@ -338,18 +340,48 @@ pub(crate) struct Page {
     pub(crate) more: bool,
 }
 
-/// Batches that may be lent at once, after the id, oldest first; as many as the bounds allow, and one at least.
-pub(crate) fn page(connection: &Connection, after: i64, limit: usize, max_bytes: usize) -> Result<Page> {
-    match whole_page(connection, after, limit, max_bytes) {
-        Err(error) if is_damage(&error) => salvaged_page(connection, after),
+/// Which batches a page has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that may be lent at once.
+    AtOnce,
+    /// Waiting ones, too.
+    All,
+}
+
+impl Which {
+    const fn condition(self) -> &'static str {
+        match self {
+            Self::AtOnce => "id > ?1 AND due = 0",
+            Self::All => "id > ?1",
+        }
+    }
+}
+
+/// Batches after the id, oldest first; as many as the bounds allow, and one at least.
+pub(crate) fn page(
+    connection: &Connection,
+    which: Which,
+    after: i64,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Page> {
+    match whole_page(connection, which, after, limit, max_bytes) {
+        Err(error) if is_damage(&error) => salvaged_page(connection, which, after),
         read => read,
     }
 }
 
-fn whole_page(connection: &Connection, after: i64, limit: usize, max_bytes: usize) -> Result<Page> {
-    let mut select = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM live WHERE id > ?1 AND due = 0 ORDER BY id LIMIT ?2"
-    ))?;
+fn whole_page(
+    connection: &Connection,
+    which: Which,
+    after: i64,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Page> {
+    let condition = which.condition();
+    let mut select = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM live WHERE {condition} ORDER BY id LIMIT ?2"))?;
     let mut rows = select.query(params![after, i64::try_from(limit).unwrap_or(i64::MAX)])?;
     let (mut page, mut bytes) = (Page::default(), 0);
     while let Some(row) = rows.next()? {
@@ -367,15 +399,31 @@ fn whole_page(connection: &Connection, after: i64, limit: usize, max_bytes: usiz
 }
 
 /// Reads a few batches one by one, since a page of one of them is damaged.
-fn salvaged_page(connection: &Connection, after: i64) -> Result<Page> {
+fn salvaged_page(connection: &Connection, which: Which, after: i64) -> Result<Page> {
+    let condition = which.condition();
     let mut select =
-        connection.prepare_cached("SELECT id FROM live WHERE id > ?1 AND due = 0 ORDER BY id LIMIT 16")?;
+        connection.prepare_cached(&format!("SELECT id FROM live WHERE {condition} ORDER BY id LIMIT 16"))?;
     let ids = select.query_map([after], |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
     let mut page = Page { last: ids.last().copied(), more: !ids.is_empty(), ..Page::default() };
     for id in ids {
         read_one(connection, id, &mut page)?;
     }
     Ok(page)
+}
+
+/// These batches, as far as they are there, up to so many bytes, and one at least. Also returns the ids that were not looked
+/// at.
+pub(crate) fn these(connection: &Connection, ids: &[i64], max_bytes: usize) -> Result<(Page, Vec<i64>)> {
+    let (mut page, mut bytes) = (Page::default(), 0);
+    for (at, id) in ids.iter().enumerate() {
+        if bytes >= max_bytes {
+            return Ok((page, ids[at..].to_vec()));
+        }
+        let before = page.rows.len();
+        read_one(connection, *id, &mut page)?;
+        bytes += page.rows[before..].iter().map(|row| row.data.len()).sum::<usize>();
+    }
+    Ok((page, Vec::new()))
 }
 
 fn is_damage(error: &relaykit_sql_store::sqlite::rusqlite::Error) -> bool {
@@ -398,10 +446,11 @@ pub(crate) fn bury_unread(connection: &Connection, id: i64, error: &str, now: Ti
     Ok(items)
 }
 
-/// Batches that have waited long enough, besides those that are taken already, and when the next one has.
+/// Batches up to `last` that have waited long enough, besides those that are taken already, and when the next one has.
 pub(crate) fn due(
     connection: &Connection,
     now: Timestamp,
+    last: i64,
     taken: &HashSet<i64>,
     limit: usize,
     max_bytes: usize,
@@ -413,7 +462,7 @@ pub(crate) fn due(
     while let Some(row) = ids.next()? {
         let id: i64 = row.get(0)?;
         let due = Timestamp::from_micros(row.get(1)?);
-        if taken.contains(&id) {
+        if id > last || taken.contains(&id) {
             continue;
         }
         if due > now || page.rows.len() + page.damaged.len() >= limit || bytes >= max_bytes {
@@ -427,8 +476,8 @@ pub(crate) fn due(
 
 fn read_one(connection: &Connection, id: i64, page: &mut Page) -> Result<()> {
     let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM live WHERE id = ?1"))?;
-    match select.query_row([id], read) {
-        Ok(row) => page.rows.push(row),
+    match select.query_row([id], read).optional() {
+        Ok(row) => page.rows.extend(row),
         Err(error) if is_damage(&error) => page.damaged.push((id, error.to_string())),
         Err(error) => return Err(error),
     }
@@ -565,6 +614,7 @@ fn read(row: &relaykit_sql_store::sqlite::rusqlite::Row<'_>) -> Result<Row> {
     let first_failed_at: Option<i64> = row.get(5)?;
     let delay: i64 = row.get(4)?;
     let tries: Option<Vec<u8>> = row.get(7)?;
+    let due: i64 = row.get(9)?;
     let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
     Ok(Row {
         id: row.get(0)?,
@@ -572,6 +622,7 @@ fn read(row: &relaykit_sql_store::sqlite::rusqlite::Row<'_>) -> Result<Row> {
         attempts: row.get(2)?,
         deaths: row.get(3)?,
         delay: Duration::from_micros(count(delay)),
+        due: (due > 0).then(|| Timestamp::from_micros(due)),
         first_failed_at: first_failed_at.map(Timestamp::from_micros),
         items: row.get(6)?,
         tries: tries.map(|tries| tries.chunks(4).map(number).collect()),

@@ -9,7 +9,7 @@ use crate::call::panic_text;
 use crate::format;
 use crate::handler::QueueHandler;
 use crate::load::{REST, load};
-use crate::run::{Lent, Run};
+use crate::run::{Lent, Place, Run};
 use crate::settle::{Burial, Origin, bury, settle};
 use crate::shared::Shared;
 use crate::state::{Content, Phase, Stored, Tries};
@@ -70,7 +70,8 @@ async fn take<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>) -> Option<Vec<S
             if state.phase != Phase::Open {
                 return None;
             }
-            let group = if state.paused { Vec::new() } else { state.take(shared.config.batches) };
+            let group =
+                if state.paused { Vec::new() } else { state.take(shared.config.batches, shared.now()) };
             (group, !state.ready.is_empty())
         };
         load(shared);
@@ -103,6 +104,8 @@ fn unpack<T: Send + Sync + 'static>(
             deaths: stored.deaths,
             first_failed_at: stored.first_failed_at,
             delay: stored.delay,
+            due: stored.due,
+            held: stored.held,
             count: stored.count,
             bytes: stored.bytes,
         };
@@ -121,7 +124,7 @@ fn unpack<T: Send + Sync + 'static>(
 }
 
 /// Decodes a batch. A codec that panics has not decoded it either.
-fn decode<T: Send + Sync + 'static>(shared: &Shared<T>, data: &[u8]) -> Result<Vec<T>, String> {
+pub(crate) fn decode<T: Send + Sync + 'static>(shared: &Shared<T>, data: &[u8]) -> Result<Vec<T>, String> {
     match catch_unwind(AssertUnwindSafe(|| format::open(data, &shared.config.codec))) {
         Ok(decoded) => decoded.map_err(|error| error.to_string()),
         Err(panic) => Err(format!("the codec panicked: {}", panic_text(panic.as_ref()))),
@@ -131,12 +134,13 @@ fn decode<T: Send + Sync + 'static>(shared: &Shared<T>, data: &[u8]) -> Result<V
 /// Notes in the file which of the batches may crash the process, if it died before. Returns them, or `None` if that could
 /// not be noted.
 async fn note<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>, origins: &[Origin]) -> Option<Vec<i64>> {
+    let now = shared.now();
     let suspects: Vec<i64> = {
         let state = shared.state();
-        if state.suspects.is_empty() {
-            return Some(Vec::new());
-        }
-        origins.iter().map(|origin| origin.id).filter(|id| state.suspects.contains(id)).collect()
+        let early = |origin: &Origin| origin.due.is_some_and(|due| due > now);
+        // After a crash, what is lent out of its turn would not be looked for.
+        let noted = |origin: &&Origin| early(origin) || state.suspects.contains(&origin.id);
+        origins.iter().filter(noted).map(|origin| origin.id).collect()
     };
     if suspects.is_empty() {
         return Some(suspects);
@@ -171,6 +175,8 @@ fn give_back<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>, origins: Vec<Ori
             deaths: origin.deaths,
             first_failed_at: origin.first_failed_at,
             delay: origin.delay,
+            due: origin.due,
+            held: origin.held,
             count: origin.count,
             bytes: origin.bytes,
             content: Content::Items(items),
@@ -185,21 +191,37 @@ fn gather<T: Send + Sync + 'static>(
     origins: &[Origin],
     mut lists: Vec<Vec<T>>,
 ) -> (Lent<T>, bool) {
-    if let (Some(new), true) = (&shared.config.new_buffer, lists.len() > 1) {
+    let key = shared.config.key.as_ref();
+    // What is held must not become one with what is lent.
+    let mergeable = lists.len() > 1 && origins.iter().all(|origin| origin.held.is_nothing());
+    if let (Some(new), true) = (&shared.config.new_buffer, mergeable) {
         let mut buffer = new();
         for item in lists.into_iter().flatten() {
             buffer.push(item);
         }
         // Batches are taken together only if they were tried as often as each other.
         let attempts = origins.first().map(|origin| origin.tries.of(0)).unwrap_or_default();
-        return (Lent { items: buffer.drain(), tries: Tries::All(attempts) }, true);
+        let items = buffer.drain();
+        let places = key.map(|key| items.iter().map(|item| Place { key: key(item), held: false }).collect());
+        return (Lent { items, tries: Tries::All(attempts), places }, true);
     }
+    let places = key.map(|key| {
+        let lists = origins.iter().zip(&lists);
+        let places = lists.flat_map(|(origin, list)| {
+            list.iter().map(|item| {
+                let key = key(item);
+                Place { key, held: origin.held.holds(key) }
+            })
+        });
+        places.collect()
+    });
     if let [origin] = origins {
-        return (Lent { items: lists.pop().unwrap_or_default(), tries: origin.tries.clone() }, false);
+        return (Lent { items: lists.pop().unwrap_or_default(), tries: origin.tries.clone(), places }, false);
     }
     let mut items = Vec::with_capacity(lists.iter().map(Vec::len).sum());
     for list in lists {
         items.extend(list);
     }
-    (Lent { items, tries: origins.first().map(|origin| origin.tries.clone()).unwrap_or_default() }, false)
+    let tries = origins.first().map(|origin| origin.tries.clone()).unwrap_or_default();
+    (Lent { items, tries, places }, false)
 }

@@ -357,6 +357,7 @@ async fn settings_out_of_bounds_are_refused_by_name() {
         (builder().workers(0), "workers is 0, but must be from 1 to 1000"),
         (builder().batches(0), "batches is 0, but must be from 1 to 10000"),
         (builder().timeout(Duration::ZERO), "timeout is 0 s, but must be more than zero"),
+        (builder().order_keys(0), "order_keys is 0, but must be from 1 to 18446744073709551615"),
         (builder().max_pushes(0), "max_pushes is 0, but must be at least 1"),
     ] {
         assert_eq!(field(built), named);
