@@ -111,16 +111,17 @@ impl Line {
         self.batches.insert(id, Known { keys: keys_marked, free, due, away: marked });
     }
 
-    /// Says what of a batch may not be lent, beside these others that are lent before it in the same call; `None` if that is
-    /// all of it.
-    pub(crate) fn held(&self, id: i64, beside: &[i64], now: Timestamp) -> Option<Held> {
+    /// Says what of a batch may not be lent, beside these others, of which that is held, in the same call; `None` if that is all
+    /// of it.
+    pub(crate) fn held(&self, id: i64, beside: &[(i64, Held)], now: Timestamp) -> Option<Held> {
         let Some(known) = self.batches.get(&id) else { return Some(Held::default()) };
         let mut held =
             Held { hashes: Vec::new(), free: known.free.is_some_and(|free| known.waits(free, now)) };
+        let lent = |holder, hash| beside.iter().any(|(id, held)| *id == holder && !held.holds(Some(hash)));
         let mut some = known.free.is_some() && !held.free;
         for (hash, marked) in &known.keys {
             let mut older = self.holders.range((*hash, i64::MIN)..(*hash, id));
-            if known.waits(*marked, now) || older.any(|(_, holder)| !beside.contains(holder)) {
+            if known.waits(*marked, now) || !older.all(|(_, holder)| lent(*holder, *hash)) {
                 held.hashes.push(*hash);
             } else {
                 some = true;

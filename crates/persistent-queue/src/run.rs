@@ -103,6 +103,21 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
             Ended { outcome: Outcome::Untouched, pushed: Vec::new(), calls: 0, interrupted: false };
         let Lent { items, tries, places } = lent;
         let count = items.len();
+        let mut first = None;
+        if places.is_none() {
+            // Most calls handle everything, and need none of what follows.
+            let Ok((called, pushed)) = self.lend(&items, tries.spent(), interrupt).await else {
+                ended.interrupted = true;
+                return ended;
+            };
+            ended.calls = 1;
+            if all_done(&called, count) {
+                ended.outcome = Outcome::AllDone;
+                ended.pushed.extend(pushed);
+                return ended;
+            }
+            first = Some((called, pushed));
+        }
         let mut decided: Vec<Option<Decided<T>>> = std::iter::repeat_with(|| None).take(count).collect();
         let mut pending = Part::empty();
         for (at, item) in items.into_iter().enumerate() {
@@ -124,13 +139,19 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
                 round.extend(seat.key.map(|key| (seat.at, key)));
             }
             while let Some(part) = parts.pop_front() {
-                let spent = part.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
-                let Ok((called, pushed)) = self.lend(&part.items, spent, interrupt).await else {
+                let lent = if let Some(lent) = first.take() {
+                    Ok(lent)
+                } else {
+                    let spent = part.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
+                    let lent = self.lend(&part.items, spent, interrupt).await;
+                    ended.calls += u64::from(lent.is_ok());
+                    lent
+                };
+                let Ok((called, pushed)) = lent else {
                     ended.interrupted = true;
                     parts.push_front(part);
                     break;
                 };
-                ended.calls += 1;
                 if untouched && part.items.len() == count && all_done(&called, count) {
                     ended.outcome = Outcome::AllDone;
                     ended.pushed.extend(pushed);

@@ -424,13 +424,13 @@ impl<T> State<T> {
     ///
     /// Those of which nothing may be lent, because older batches have all their keys, go back to the file.
     pub(crate) fn take(&mut self, most: usize, now: Timestamp) -> Vec<Stored<T>> {
-        let (mut group, mut ids): (Vec<Stored<T>>, Vec<i64>) = (Vec::new(), Vec::new());
+        let (mut group, mut beside): (Vec<Stored<T>>, Vec<(i64, Held)>) = (Vec::new(), Vec::new());
         while group.len() < most {
             let Some(next) = self.ready.front() else { break };
             let held = self
                 .line
                 .as_ref()
-                .map_or_else(|| Some(Held::default()), |line| line.held(next.id, &ids, now));
+                .map_or_else(|| Some(Held::default()), |line| line.held(next.id, &beside, now));
             if held.is_some() && group.first().is_some_and(|first| !first.goes_with(next)) {
                 break;
             }
@@ -442,8 +442,12 @@ impl<T> State<T> {
             };
             next.held = held;
             self.in_flight_items += next.count as usize;
-            ids.push(next.id);
+            beside.push((next.id, next.held.clone()));
             group.push(next);
+        }
+        if self.line.is_some() {
+            // What becomes one goes to the first: an older item must not end up behind one that waits for it.
+            group.sort_by_key(|stored| stored.id);
         }
         group
     }

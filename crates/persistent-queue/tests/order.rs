@@ -205,7 +205,7 @@ async fn a_batch_that_kills_the_process_is_found_though_older_ones_are_held() {
 }
 
 #[tokio::test]
-async fn a_full_queue_drops_its_oldest_though_that_is_held() {
+async fn a_full_queue_drops_its_oldest_though_that_waits() {
     let bench = Bench::new();
     let script = fails_once(&[10]);
     let builder = tens(&bench, &script).max_items(1).linger(Duration::ZERO);
@@ -218,6 +218,24 @@ async fn a_full_queue_drops_its_oldest_though_that_is_held() {
     // 10, which waited, is gone, and its key is free.
     until(|| queue.stats().stored_items == 0).await;
     assert_eq!(script.items(), [10, 11, 12, 13, 14, 15]);
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_what_is_held_before_what_a_worker_has() {
+    let bench = Bench::new();
+    let script = Script::new(|batch, _| if batch == [10] { Reaction::Hang } else { done(batch) });
+    let builder = tens(&bench, &script).workers(2).max_items(1).linger(Duration::ZERO);
+    let queue = builder.bounds(5, 1 << 30, WhenFull::DropOldest).max_bytes(1_000).open().unwrap();
+    for item in 10..16 {
+        queue.push_durable(item).await.unwrap();
+        settle_down(&queue).await;
+    }
+    until(|| queue.stats().dropped == 1).await;
+    let left: Vec<_> = queue.list(0, 10).await.unwrap().iter().map(|batch| batch.id).collect();
+    assert_eq!(left, [1, 3, 4, 5, 6]);
+    bench.clock.advance(30 * SECOND);
+    until(|| queue.stats().calls == 1).await;
+    let _ = queue.close(Duration::ZERO).await;
 }
 
 #[derive(Debug, Clone)]
@@ -337,7 +355,8 @@ impl BatchHandler<u32> for Moody {
 }
 
 fn builder(bench: &Bench, name: &str, moody: &Moody, settings: Settings) -> Builder<u32, Plain<Moody>> {
-    let policy = Backoff::fixed(5 * SECOND).jitter(Jitter::None).max_attempts(6).build().unwrap();
+    // An item that runs out of attempts would be over without a word of the handler.
+    let policy = every(5 * SECOND);
     let builder = Queue::builder(bench.dir.path().join(name), moody.clone())
         .clock(bench.clock.clone())
         .rng(Rng::seeded(settings.seed))
@@ -411,7 +430,7 @@ async fn run(steps: Vec<Step>, settings: Settings) {
                 bench.clock.advance(Duration::from_secs(seconds));
             }
             Step::Reopen => {
-                let report = queue.close(SECOND).await;
+                let report = queue.close(60 * SECOND).await;
                 assert!(report.unsaved.is_empty() && report.file_closed);
                 queue = builder(&bench, &name, &moody, settings).open().unwrap();
             }
@@ -446,7 +465,7 @@ async fn run(steps: Vec<Step>, settings: Settings) {
         "seed {}",
         settings.seed
     );
-    assert!(queue.close(SECOND).await.file_closed);
+    assert!(queue.close(60 * SECOND).await.file_closed);
     let events = moody.events.lock().unwrap().clone();
     let overtaken = overtaken(&events, settings.keys);
     assert!(overtaken.is_empty(), "seed {}: older, and what overtook it: {overtaken:?}", settings.seed);

@@ -25,6 +25,17 @@ fn held(line: &Line, id: i64, now: Timestamp) -> Option<Vec<u64>> {
     })
 }
 
+fn lent(id: i64) -> (i64, Held) {
+    (id, Held::default())
+}
+
+#[test]
+fn what_is_held_in_one_batch_is_held_in_those_beside_it() {
+    let line = line(&[&[1], &[1]]);
+    let held = Held { hashes: vec![1], free: false };
+    assert_eq!(line.held(2, &[(1, held)], NOW), None);
+}
+
 #[test]
 fn a_key_is_held_while_an_older_batch_has_it_and_the_others_go_on() {
     let mut line = line(&[&[1, 2], &[2, 3], &[2]]);
@@ -39,9 +50,9 @@ fn a_key_is_held_while_an_older_batch_has_it_and_the_others_go_on() {
 #[test]
 fn batches_that_are_lent_together_do_not_hold_each_other() {
     let line = line(&[&[1], &[1], &[1]]);
-    assert!(line.held(2, &[1], NOW).unwrap().is_nothing());
-    assert_eq!(line.held(3, &[1], NOW), None);
-    assert!(line.held(3, &[1, 2], NOW).unwrap().is_nothing());
+    assert!(line.held(2, &[lent(1)], NOW).unwrap().is_nothing());
+    assert_eq!(line.held(3, &[lent(1)], NOW), None);
+    assert!(line.held(3, &[lent(1), lent(2)], NOW).unwrap().is_nothing());
 }
 
 #[test]
