@@ -25,6 +25,12 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// Goes on after so many spent attempts, as a store remembers them. It counts no free rounds yet.
+    #[must_use]
+    pub const fn resume(spent: u32) -> Self {
+        Self { spent, free_rounds: 0, pace: spent }
+    }
+
     /// Returns how many attempts were spent.
     #[must_use]
     pub const fn spent(&self) -> u32 {

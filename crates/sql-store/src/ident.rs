@@ -157,6 +157,12 @@ impl Names {
         format!("{}_{name}", self.prefix.0)
     }
 
+    /// Returns the same names without a schema: `SQLite` has none.
+    #[must_use]
+    pub fn on_sqlite(&self) -> Self {
+        Self { schema: None, prefix: self.prefix.clone() }
+    }
+
     /// Returns the same names with the schema set: the one that was set, or else Postgres' `public`.
     #[must_use]
     pub fn on_postgres(&self) -> Self {

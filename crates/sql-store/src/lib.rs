@@ -4,6 +4,8 @@ mod error;
 #[cfg(feature = "leases")]
 mod fence;
 mod ident;
+/// What becomes of items after a call of their handler: plain functions, shared by the engines.
+pub mod judge;
 #[cfg(feature = "leases")]
 mod lease;
 mod migration;
@@ -28,7 +30,7 @@ pub use lease::{
     Instance, KeeperBuilder, Lease, LeaseKeeper, LeaseStore, Leases, Membership, MemoryLeaseStore, Permit,
     Plan, View, plan,
 };
-pub use migration::{Difference, FoundTable, Migration, Schema, TableForm, compare};
+pub use migration::{Difference, FoundTable, Migrated, Migration, Schema, TableForm, compare};
 #[cfg(feature = "leases")]
 pub use shard::{Shard, Shards};
 pub use sql::Sql;

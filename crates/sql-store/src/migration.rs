@@ -52,7 +52,7 @@ impl Schema {
     }
 
     /// Gives the same tables other names.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", all(feature = "sqlite", feature = "leases")))]
     pub(crate) fn renamed(&self, names: Names) -> Self {
         Self { names, ..self.clone() }
     }
@@ -85,6 +85,15 @@ impl Schema {
     pub fn sql(&self, parts: &[&'static str]) -> Sql {
         Sql::with_numbers(&self.names, &self.numbers, parts)
     }
+}
+
+/// What a migration did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migrated {
+    /// The version before; 0 if there were no tables.
+    pub from: u32,
+    /// The version now.
+    pub to: u32,
 }
 
 /// How a table in the database differs from what this version needs.

@@ -12,10 +12,12 @@ mod statement;
 mod testing;
 mod verify;
 
+pub use crate::Migrated;
+pub use classify::driver_error;
 pub use codec::{PgJson, PgTimestamp, PgUuid};
 pub use lease::{LEASE_MIGRATION, LEASE_TABLES, PgLeaseStore};
 pub use listen::{Listener, Notifier, channel};
-pub use migrate::{Migrated, migrate, migration_sql, version};
+pub use migrate::{migrate, migration_sql, version};
 pub use pool::{Finish, Guarded, GuardedBuilder, Work};
 pub use sqlx;
 pub use statement::Statement;

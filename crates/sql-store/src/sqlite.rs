@@ -1,15 +1,35 @@
-//! SQLite: one file, one process, one connection, one thread that owns it.
+//! SQLite: a file of one process alone with one connection on a thread of its own, or one that others write too.
 
+mod classify;
+#[cfg(feature = "leases")]
+mod database;
 mod error;
 mod file;
+#[cfg(feature = "leases")]
+mod lease;
 mod location;
+#[cfg(feature = "leases")]
+mod migrate;
 mod open;
+#[cfg(feature = "leases")]
+mod reader;
+#[cfg(feature = "leases")]
+mod verify;
 mod version;
 mod writer;
 
+pub use classify::store_error;
+#[cfg(feature = "leases")]
+pub use database::{Database, DatabaseBuilder};
 pub use error::SqliteError;
+#[cfg(feature = "leases")]
+pub use lease::{LEASE_MIGRATION, LEASE_TABLES, SqliteLeaseStore};
 pub use location::Location;
-pub use open::{Durability, Options, open};
+#[cfg(feature = "leases")]
+pub use migrate::{migrate, migration_sql, version};
+pub use open::{Durability, Options, Sharing, open};
+#[cfg(feature = "leases")]
+pub use verify::verify;
 pub use version::{FLOOR, check_version};
 pub use writer::{Request, Writer, WriterOptions};
 

@@ -36,6 +36,17 @@ impl MemoryLeaseStore {
         Self { state: Arc::new(Mutex::new(State { members: BTreeMap::new(), rows })), clock: Arc::new(clock) }
     }
 
+    /// Writes under leases: passes the shards whose token is stale, and lets none of the others change its owner meanwhile.
+    pub fn fenced<T>(&self, leases: &[Lease], write: impl FnOnce(&[Shard]) -> T) -> T {
+        let held = self.lock();
+        let is_stale = |lease: &&Lease| {
+            let row = held.rows.get(usize::from(lease.shard.number()));
+            row.is_none_or(|row| row.token != lease.token)
+        };
+        let stale: Vec<Shard> = leases.iter().filter(is_stale).map(|lease| lease.shard).collect();
+        write(&stale)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

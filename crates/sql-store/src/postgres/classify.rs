@@ -40,6 +40,13 @@ pub(super) fn store_error(call: Call, tries: u32, error: sqlx::Error) -> StoreEr
     }
 }
 
+/// Makes a driver's error ours: one of a statement that ran on a connection of the caller's, outside of a
+/// [`Guarded`](super::Guarded) pool. `op` says what was asked for, as a phrase that follows "could not".
+#[must_use]
+pub fn driver_error(op: &'static str, error: sqlx::Error) -> StoreError {
+    store_error(Call { op, limit: Duration::ZERO }, 1, error)
+}
+
 /// Makes an error of a `COMMIT` ours: unless the server said no, nobody knows.
 pub(super) fn commit_error(call: Call, tries: u32, error: sqlx::Error) -> StoreError {
     match store_error(call, tries, error) {

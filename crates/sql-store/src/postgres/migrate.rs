@@ -4,19 +4,10 @@ use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 
 use super::pool::{Finish, Guarded};
-use crate::{Migration, Names, Schema, SchemaError, StoreError};
+use crate::{Migrated, Migration, Names, Schema, SchemaError, StoreError};
 
 /// How long a migration may take, the wait for other migrators included.
 const LIMIT: Duration = Duration::from_secs(600);
-
-/// What a migration did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Migrated {
-    /// The version before; 0 if there were no tables.
-    pub from: u32,
-    /// The version now.
-    pub to: u32,
-}
 
 /// Brings the tables to the version of `schema`.
 ///

@@ -37,6 +37,12 @@ pub enum SqliteError {
         /// What SQLite or the system says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Another connection wrote for longer than the wait allows. Nothing of the request was written.
+    #[error("another connection holds the file")]
+    Busy {
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
     /// The disk, or the bound of the file's size, is full. Nothing of the request was written.
     #[error("the disk is full")]
     Full,
@@ -87,6 +93,7 @@ impl SqliteError {
     #[must_use]
     pub fn of(source: rusqlite::Error) -> Self {
         match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { source },
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::SystemIoFailure) => Self::Io { source },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged { source },
@@ -98,6 +105,7 @@ impl SqliteError {
     pub(crate) fn share(&self) -> Self {
         match self {
             Self::Full => Self::Full,
+            Self::Busy { source } => Self::Busy { source: copy(source) },
             Self::Io { source } => Self::Io { source: copy(source) },
             Self::Damaged { source } => Self::Damaged { source: copy(source) },
             Self::Moved { path } => Self::Moved { path: path.clone() },
@@ -150,7 +158,9 @@ pub(crate) fn is_no_room(error: &io::Error) -> bool {
 impl Classify for SqliteError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Full | Self::Io { .. } | Self::AlreadyOpen { .. } | Self::Closed => ErrorClass::Transient,
+            Self::Busy { .. } | Self::Full | Self::Io { .. } | Self::AlreadyOpen { .. } | Self::Closed => {
+                ErrorClass::Transient
+            }
             _ => ErrorClass::Permanent,
         }
     }

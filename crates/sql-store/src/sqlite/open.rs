@@ -19,13 +19,27 @@ pub enum Durability {
     ProcessCrashOnly,
 }
 
+/// Who may have the file open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sharing {
+    /// This connection alone. The default.
+    #[default]
+    Alone,
+    /// Other connections and processes too, as long as they are on the same machine. Writers take turns, and
+    /// [`Options::wait`] is how long one waits for its turn; readers wait for nobody.
+    Shared,
+}
+
 /// How a database is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
     /// What a commit survives. Default: [`Durability::Full`].
     pub durability: Durability,
-    /// How long to wait for another opener to close the file. Default: 0, which is not at all.
+    /// Who else may have the file open. Default: [`Sharing::Alone`].
+    pub sharing: Sharing,
+    /// How long to wait for another opener to close the file, or for another writer's transaction to end. Default: 0, which
+    /// is not at all.
     pub wait: Duration,
     /// Beyond how many bytes the write-ahead log is written back and cut. Default: 16 MiB.
     pub wal_bytes: u32,
@@ -37,6 +51,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             durability: Durability::Full,
+            sharing: Sharing::Alone,
             wait: Duration::ZERO,
             wal_bytes: 16 * 1024 * 1024,
             cache_bytes: 8 * 1024 * 1024,
@@ -46,10 +61,10 @@ impl Default for Options {
 
 const PAGE: u32 = 4096;
 
-/// Opens the database for this process alone, and makes it if it is not there.
+/// Opens the database, and makes it if it is not there.
 ///
-/// The file is locked as long as the connection lives, by the kernel, so a crash leaves no stale lock. It is made readable
-/// and writable for its owner only. Its directory must exist.
+/// Unless it is [`Shared`](Sharing::Shared), the file is locked as long as the connection lives, by the kernel, so a crash
+/// leaves no stale lock. It is made readable and writable for its owner only. Its directory must exist.
 ///
 /// # Errors
 ///
@@ -101,10 +116,14 @@ fn configure(connection: &Connection, options: &Options) -> rusqlite::Result<()>
     connection.busy_timeout(options.wait)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    // Plans that depend on parameters, be it only a limit, are made anew whenever those change.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let set = |name: &str, value: &dyn rusqlite::ToSql| connection.pragma_update(None, name, value);
-    // Before anything is written: the first write fixes it.
-    set("auto_vacuum", &"INCREMENTAL")?;
-    set("locking_mode", &"EXCLUSIVE")?;
+    if options.sharing == Sharing::Alone {
+        // Before anything is written: the first write fixes it.
+        set("auto_vacuum", &"INCREMENTAL")?;
+        set("locking_mode", &"EXCLUSIVE")?;
+    }
     let journal: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     tracing::trace!(journal, "sqlite's journal");
@@ -119,6 +138,19 @@ fn configure(connection: &Connection, options: &Options) -> rusqlite::Result<()>
     connection.pragma_update_and_check(None, "journal_size_limit", options.wal_bytes, |_| Ok(()))?;
     set("cache_size", &-i64::from(options.cache_bytes / 1024))?;
     connection.set_prepared_statement_cache_capacity(64);
+    if options.sharing == Sharing::Shared {
+        return must_be_wal(&journal);
+    }
     // Takes the lock now, rather than with the first write.
     connection.execute_batch("BEGIN IMMEDIATE; COMMIT")
+}
+
+/// Without the log, readers and writers would wait for each other.
+fn must_be_wal(journal: &str) -> rusqlite::Result<()> {
+    if journal.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+    let text = format!("the journal mode is {journal}, but must be wal");
+    Err(rusqlite::Error::SqliteFailure(code, Some(text)))
 }

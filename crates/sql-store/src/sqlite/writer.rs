@@ -59,7 +59,7 @@ pub struct WriterOptions {
     /// The most bytes of one commit; a larger request goes alone. Default: 8 MiB.
     pub max_bytes: usize,
     /// How many unused pages are given back to the file system at a time: in idle moments, and once a second while more
-    /// than half of the file is unused. As many may stay. Default: 256.
+    /// than half of the file is unused. As many may stay. Default: 256. `u32::MAX` leaves them alone, as in a file that is shared.
     pub vacuum_pages: u32,
     /// After how long without a request unused pages are given back and the log is written back to the file, so that the
     /// next start is quick. Default: 1 s.
@@ -300,6 +300,8 @@ impl Thread {
             }
             // The log takes room that the file has no use for.
             Err(SqliteError::Full) if self.shorten_log() => self.one_by_one(group),
+            // Each by itself would wait as long again.
+            Err(error @ SqliteError::Busy { .. }) => answer_all(group, &error),
             Err(error) if group.len() == 1 => answer_all(group, &error),
             Err(_) => self.one_by_one(group),
         }
@@ -363,7 +365,7 @@ impl Thread {
     }
 
     /// Runs all of them in one transaction. On an error nothing of it is left, as far as anybody knows.
-    fn transaction(&self, group: &mut Group) -> Result<(), SqliteError> {
+    fn transaction(&mut self, group: &mut Group) -> Result<(), SqliteError> {
         let Some(connection) = &self.connection else { return Err(SqliteError::Closed) };
         let error = match catch_unwind(AssertUnwindSafe(|| transaction(connection, group))) {
             Ok(Ok(())) => return Ok(()),
@@ -374,6 +376,10 @@ impl Thread {
         if !connection.is_autocommit()
             && let Err(error) = connection.execute_batch("ROLLBACK")
         {
+            // A closed connection has no transaction, and keeps no other from writing.
+            if self.options.reopen.is_some() {
+                self.connection = None;
+            }
             return Err(SqliteError::of(error));
         }
         let bytes = group.iter().map(|request| request.bytes()).sum();

@@ -1,0 +1,202 @@
+use std::fmt;
+use std::time::Duration;
+
+use relaykit_pipeline_traits::{InvalidSetting, Message, MessageId, OrderingKey, Timestamp};
+use relaykit_sql_store::StoreError;
+
+use crate::store::Seq;
+
+/// A message that will not be sent by itself any more, kept with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Its place among the messages, which it takes again when it is replayed.
+    pub seq: Seq,
+    /// The message. `None` if its row cannot be read; the row is kept as it is.
+    pub message: Option<Message>,
+    /// The message's id, also of one that cannot be read.
+    pub id: MessageId,
+    /// Why it is here.
+    pub reason: DeadReason,
+    /// What was said last, at most 4 KiB.
+    pub error: String,
+    /// Attempts spent.
+    pub attempts: u32,
+    /// When it was added.
+    pub added_at: Timestamp,
+    /// When it failed first, if it was ever sent.
+    pub first_failed_at: Option<Timestamp>,
+    /// When it was set aside.
+    pub died_at: Timestamp,
+}
+
+impl DeadLetter {
+    /// Makes a dead letter of its parts; for stores.
+    #[expect(clippy::too_many_arguments, reason = "a row has as many columns")]
+    #[must_use]
+    pub const fn new(
+        seq: Seq,
+        id: MessageId,
+        message: Option<Message>,
+        reason: DeadReason,
+        error: String,
+        attempts: u32,
+        added_at: Timestamp,
+        first_failed_at: Option<Timestamp>,
+        died_at: Timestamp,
+    ) -> Self {
+        Self { seq, message, id, reason, error, attempts, added_at, first_failed_at, died_at }
+    }
+}
+
+/// Why a message is a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeadReason {
+    /// The sender said so.
+    Rejected,
+    /// The retry policy allows no further attempt.
+    Exhausted,
+    /// Its row cannot be read.
+    Unreadable,
+    /// An operator skipped it.
+    Skipped,
+    /// It was stored by a version that knows reasons that this one does not.
+    Unknown,
+}
+
+impl DeadReason {
+    /// Returns the reason's name for metrics, logs and tables, such as `exhausted`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Exhausted => "exhausted",
+            Self::Unreadable => "unreadable",
+            Self::Skipped => "skipped",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Reads a reason's name; an unknown one is [`Unknown`](Self::Unknown).
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        [Self::Rejected, Self::Exhausted, Self::Unreadable, Self::Skipped]
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+            .unwrap_or(Self::Unknown)
+    }
+}
+
+impl fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The most dead letters or blocked keys that one call lists, replays or purges; the least is 1.
+pub const MAX_LISTED: u32 = 1_000;
+
+/// Refuses a limit out of bounds.
+pub(crate) fn check_limit(op: &'static str, limit: u32) -> Result<(), StoreError> {
+    if limit == 0 || limit > MAX_LISTED {
+        let source = Box::new(InvalidSetting::new("limit", limit, "from 1 to 1000"));
+        return Err(StoreError::Rejected { op, source });
+    }
+    Ok(())
+}
+
+/// Which dead letters are meant: those that match everything that is set, in the order of their places.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[must_use]
+pub struct DeadFilter {
+    pub(crate) ids: Option<Vec<MessageId>>,
+    pub(crate) kind: Option<String>,
+    pub(crate) key: Option<OrderingKey>,
+    pub(crate) reason: Option<DeadReason>,
+    pub(crate) after: Option<Seq>,
+}
+
+impl DeadFilter {
+    /// Means all dead letters.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Only these messages.
+    pub fn ids(mut self, ids: impl IntoIterator<Item = MessageId>) -> Self {
+        self.ids = Some(ids.into_iter().collect());
+        self
+    }
+
+    /// Only messages of this kind.
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// Only messages of this key.
+    pub fn key(mut self, key: OrderingKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Only those that died for this reason.
+    pub const fn reason(mut self, reason: DeadReason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// Only those behind this place: the last of the page before.
+    pub const fn after(mut self, seq: Seq) -> Self {
+        self.after = Some(seq);
+        self
+    }
+
+    /// Returns whether a dead letter is meant; for stores in memory.
+    #[must_use]
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
+        let message = letter.message.as_ref();
+        self.ids.as_ref().is_none_or(|ids| ids.contains(&letter.id))
+            && self.kind.as_ref().is_none_or(|kind| message.is_some_and(|message| message.kind() == kind))
+            && self.key.as_ref().is_none_or(|key| message.and_then(Message::ordering_key) == Some(key))
+            && self.reason.is_none_or(|reason| letter.reason == reason)
+            && self.after.is_none_or(|after| letter.seq > after)
+    }
+}
+
+/// A key whose head waits, and holds all later messages of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockedKey {
+    /// The key; `None` for a message without one, which holds nobody.
+    pub key: Option<OrderingKey>,
+    /// The id of the message at the head.
+    pub head: MessageId,
+    /// The head's place.
+    pub seq: Seq,
+    /// Attempts spent on it.
+    pub attempts: u32,
+    /// What was said last.
+    pub error: Option<String>,
+    /// How long ago it was added.
+    pub age: Duration,
+    /// How long until it is tried again; `None` if it is parked.
+    pub due_in: Option<Duration>,
+}
+
+impl BlockedKey {
+    /// Makes it of its parts; for stores.
+    #[must_use]
+    pub const fn new(
+        key: Option<OrderingKey>,
+        head: MessageId,
+        seq: Seq,
+        attempts: u32,
+        error: Option<String>,
+        age: Duration,
+        due_in: Option<Duration>,
+    ) -> Self {
+        Self { key, head, seq, attempts, error, age, due_in }
+    }
+}

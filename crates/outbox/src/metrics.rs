@@ -1,0 +1,89 @@
+use relaykit_pipeline_traits::{Metric, MetricKind};
+
+/// Every metric of a relay, to be declared to a recorder. The page `docs/operations.md` explains them.
+pub static METRICS: &[&Metric] = &[
+    &SENT,
+    &RETRIED,
+    &DEAD,
+    &LEASE_LOST,
+    &REDELIVERED,
+    &LAG,
+    &SEND,
+    &SETTLE,
+    &PAGE,
+    &PENDING,
+    &OLDEST,
+    &DEAD_LETTERS,
+    &SHARDS,
+    &PAUSED,
+];
+
+const fn metric(
+    name: &'static str,
+    kind: MetricKind,
+    help: &'static str,
+    labels: &'static [&'static str],
+) -> Metric {
+    Metric { name, kind, help, labels }
+}
+
+pub(crate) static SENT: Metric =
+    metric("outbox_messages_sent_total", MetricKind::Counter, "messages that the sender took", &["outbox"]);
+pub(crate) static RETRIED: Metric = metric(
+    "outbox_messages_retried_total",
+    MetricKind::Counter,
+    "messages that failed and wait for another attempt",
+    &["outbox"],
+);
+pub(crate) static DEAD: Metric = metric(
+    "outbox_messages_dead_total",
+    MetricKind::Counter,
+    "messages set aside as dead letters",
+    &["outbox", "reason"],
+);
+pub(crate) static LEASE_LOST: Metric = metric(
+    "outbox_messages_lease_lost_total",
+    MetricKind::Counter,
+    "messages that were sent, or may have been, when their lease was found lost: they may be sent again",
+    &["outbox"],
+);
+pub(crate) static REDELIVERED: Metric = metric(
+    "outbox_messages_redelivered_total",
+    MetricKind::Counter,
+    "messages sent again that may have been taken before, by why: timeout, panic",
+    &["outbox", "window"],
+);
+pub(crate) static LAG: Metric = metric(
+    "outbox_lag_seconds",
+    MetricKind::Histogram,
+    "time from when a message was added until it was sent",
+    &["outbox"],
+);
+pub(crate) static SEND: Metric =
+    metric("outbox_send_seconds", MetricKind::Histogram, "time of a call of the sender", &["outbox"]);
+pub(crate) static SETTLE: Metric = metric(
+    "outbox_settle_seconds",
+    MetricKind::Histogram,
+    "time until it was written what became of a batch",
+    &["outbox"],
+);
+pub(crate) static PAGE: Metric =
+    metric("outbox_page_seconds", MetricKind::Histogram, "time of reading a page", &["outbox"]);
+pub(crate) static PENDING: Metric =
+    metric("outbox_pending_messages", MetricKind::Gauge, "messages not yet sent", &["outbox"]);
+pub(crate) static OLDEST: Metric = metric(
+    "outbox_oldest_age_seconds",
+    MetricKind::Gauge,
+    "age of the oldest message not yet sent",
+    &["outbox"],
+);
+pub(crate) static DEAD_LETTERS: Metric =
+    metric("outbox_dead_letters", MetricKind::Gauge, "dead letters kept", &["outbox"]);
+pub(crate) static SHARDS: Metric =
+    metric("outbox_shards_held", MetricKind::Gauge, "shards that this relay holds", &["outbox"]);
+pub(crate) static PAUSED: Metric = metric(
+    "outbox_paused",
+    MetricKind::Gauge,
+    "1 while the relay sends nothing because the other side refused everything",
+    &["outbox"],
+);

@@ -1,0 +1,52 @@
+//! An outbox in PostgreSQL 14 or later, through sqlx; producers may use any driver, or plain SQL.
+//!
+//! # Tables
+//!
+//! `<prefix>_messages` holds what is not sent yet, `<prefix>_dead` the dead letters, `<prefix>_shards` and
+//! `<prefix>_members` the relays' leases, `<prefix>_schema` the version. [`PgSchema`] makes them.
+//!
+//! # Functions
+//!
+//! `<prefix>_add(message_id uuid, kind text, ordering_key text, payload bytea, headers jsonb default '{}', occurred_at
+//! timestamptz default clock_timestamp(), delay interval default null) returns boolean` adds a message in the current
+//! transaction, for producers in any language. It returns false if the same message is there already, and raises
+//! `unique_violation` (23505) if another one has its id, and `invalid_parameter_value` (22023) if it is none.
+//!
+//! ```sql
+//! begin;
+//! insert into orders …;
+//! select outbox_add(gen_random_uuid(), 'order.paid', 'customer-42', convert_to('{"order":7}', 'UTF8'));
+//! commit;
+//! ```
+//!
+//! `<prefix>_shard_of(key bytea) returns int` computes a shard, of the UTF-8 of the ordering key, or of the id's text
+//! where there is none. The number of shards is written in this function, and nowhere else.
+//!
+//! `<prefix>_add_all`, `<prefix>_page` and `<prefix>_settle` are for this crate; their parameters may change.
+//!
+//! # Privileges
+//!
+//! All need `usage` on the schema. The functions run with the rights of who calls them; whoever revoked `execute` from
+//! `public` grants it on `<prefix>_shard_of` to all, on `<prefix>_add` and `<prefix>_add_all` to writers, and on
+//! `<prefix>_page` and `<prefix>_settle` to relays.
+//!
+//! | role | needs |
+//! |---|---|
+//! | writer | `insert, select` on `<prefix>_messages`, `usage` on the sequence `<prefix>_messages_seq` |
+//! | relay | `select, insert, update, delete` on `<prefix>_messages`, `<prefix>_dead` and `<prefix>_members`, `select, update` on `<prefix>_shards` |
+//! | whoever verifies, or starts with [`PgSchema::migrate`] on tables that are there | `select` on `<prefix>_schema` and `<prefix>_shards` |
+//! | migrator | `create` on the schema (and on the database, if the schema is missing); it owns the tables |
+//!
+//! A row that a writer puts there with a plain `insert` is read as any other. `<prefix>_add` checks it first.
+
+mod outbox;
+mod queries;
+mod row;
+mod schema;
+mod statement;
+mod store;
+
+pub use outbox::PgOutbox;
+pub use schema::{PgSchema, WrongShards};
+pub use statement::AddStatement;
+pub use store::PgOutboxStore;

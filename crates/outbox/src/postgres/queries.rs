@@ -1,0 +1,278 @@
+// The statements that depend on the size of the table are functions, which carry the planner's settings with them: the
+// statistics of a table that fills and empties all day are never right, and by those it would now and then read
+// all of a shard and sort it, or all of the table for each row, for as long as a prepared plan lives. Settings of a
+// session would be lost behind a pooler.
+
+/// What all of these functions have: only the server's own names are found, and rows are found by index. (A plan that
+/// must scan all the same is thought to be dear enough to be compiled, which takes longer than any; and planning anew for
+/// each call takes longer than a call.)
+pub(super) const BY_INDEX: &str =
+    " language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
+    set enable_seqscan = off set enable_bitmapscan = off set jit = off
+    set plan_cache_mode = force_generic_plan as $relaykit_fn$ begin return query
+";
+
+/// Ends such a function.
+pub(super) const END: &str = "; end $relaykit_fn$;
+";
+
+pub(super) const CREATE_ADD_ALL: &str =
+    "create function {add_all}(uuid[], text[], text[], bytea[], text[], timestamptz[], bigint)
+    returns table (out_n bigint, out_added bool, out_same bool, out_headers text)";
+
+pub(super) const CALL_ADD_ALL: &str = "select * from {add_all}($1, $2, $3, $4, $5, $6, $7)";
+
+pub(super) const CREATE_PAGE: &str = "create function {page}(int[], bigint[], int)
+    returns table (out_shard int, out_seq bigint, out_id uuid, out_kind text, out_key text, out_payload bytea,
+      out_headers text, out_occurred_at timestamptz, out_attempts int, out_age bigint, out_failing bigint,
+      out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_mark bigint,
+      out_settled bigint)";
+
+pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3)";
+
+pub(super) const CREATE_SETTLE: &str = "create function {settle}(
+      int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
+      int[], bigint[], int[], text[], text[]
+    ) returns table (out_stale int[], out_written bigint)";
+
+pub(super) const CALL_SETTLE: &str =
+    "select * from {settle}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+
+/// Adds messages in their order, unless one of their ids is there already: then it adds none, and says what is there.
+///
+/// One round trip, and no lock but those of the rows. Each row of the answer is about one message: its number, and
+/// whether it was added; else whether kind, key and payload are the same, and the headers that are there. A
+/// message about which nothing is said met one that another transaction was adding.
+pub(super) const ADD: &str = "with added as materialized (
+    select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::timestamptz[])
+      with ordinality as a(message_id, kind, ordering_key, payload, headers, occurred_at, n)
+),
+found as materialized (
+    select a.n, m.same, m.headers from added a cross join lateral (
+        select m.headers, m.kind = a.kind and m.ordering_key is not distinct from a.ordering_key
+          and m.payload = a.payload as same
+        from {messages} m where m.message_id = a.message_id limit 1
+    ) m
+),
+inserted as (
+    insert into {messages} (shard, message_id, kind, ordering_key, payload, headers, occurred_at, retry_at)
+    select {shard_of}(pg_catalog.convert_to(coalesce(a.ordering_key, a.message_id::text), 'UTF8')),
+      a.message_id, a.kind, a.ordering_key, a.payload, a.headers, a.occurred_at,
+      pg_catalog.clock_timestamp() + $7::bigint * interval '1 microsecond'
+    from added a where not exists (select from found) order by a.n
+    on conflict do nothing
+    returning message_id
+)
+select a.n, true, true, null::text from inserted i join added a on a.message_id = i.message_id
+union all select n, false, same, headers from found";
+
+/// Adds messages for any driver: one parameter, a JSON array.
+pub(super) const ADD_JSON: &str =
+    "insert into {messages} (shard, message_id, kind, ordering_key, payload, headers, occurred_at)
+select {shard_of}(pg_catalog.convert_to(coalesce(a.key, a.id::text), 'UTF8')),
+  a.id, a.kind, a.key, pg_catalog.decode(a.payload, 'hex'), a.headers,
+  timestamptz 'epoch' + a.hours * interval '1 hour' + a.micros * interval '1 microsecond'
+from pg_catalog.json_to_recordset($1::text::json)
+  as a(n int, id uuid, kind text, key text, payload text, headers text, hours bigint, micros bigint)
+order by a.n
+on conflict do nothing
+returning message_id::text";
+
+/// Reads pages, what is due, when more is, and the marks, all of one snapshot.
+///
+/// The mark is a transaction number drawn after the snapshot was taken. Whoever adds a row has its number before
+/// the row's place, so a row that was not in sight and lies before one that was has a lower number than the mark.
+/// (The snapshot's own `xmax` is no such bound: it lies behind the last transaction that *ended*, and those that
+/// run may have higher numbers.) Without rows nothing depends on it, and an idle relay draws no numbers.
+pub(super) const PAGE: &str = "with t as materialized (select pg_catalog.clock_timestamp() as now),
+asked as materialized (select * from unnest($1::int[], $2::bigint[]) as f(shard, after)),
+page as materialized (
+    select m.* from asked f cross join t cross join lateral (
+        select m.* from {messages} m
+        where m.shard = f.shard and m.seq > f.after and (m.retry_at is null or m.retry_at <= t.now)
+          and not exists (
+            select from {messages} w where w.shard = m.shard and w.ordering_key = m.ordering_key
+              and w.seq < m.seq and w.retry_at is not null and (w.retry_at > t.now or w.seq <= f.after)
+          )
+        order by m.seq limit $3::int
+    ) m
+),
+ready as materialized (
+    select w.shard, w.seq, w.ordering_key from asked f cross join t cross join lateral (
+        select w.shard, w.seq, w.ordering_key from {messages} w
+        where w.shard = f.shard and w.retry_at is not null and w.retry_at <= t.now
+        order by w.shard, w.retry_at
+    ) w
+),
+due as materialized (
+    select r.shard, min(r.seq) as seq from ready r cross join t
+    where not exists (
+        select from {messages} w where w.shard = r.shard and w.ordering_key = r.ordering_key
+          and w.seq < r.seq and w.retry_at is not null and w.retry_at > t.now
+    )
+    group by r.shard
+),
+next as materialized (
+    select min(w.retry_at) as at from asked f cross join t cross join lateral (
+        select w.retry_at from {messages} w
+        where w.shard = f.shard and w.retry_at is not null and w.retry_at > t.now and w.retry_at < 'infinity'
+        order by w.shard, w.retry_at limit 1
+    ) w
+)
+select null::int, null::bigint, null::uuid, null::text, null::text, null::bytea, null::text, null::timestamptz,
+  null::int, null::bigint, null::bigint, null::bool,
+  array(select shard from due order by shard), array(select seq from due order by shard),
+  (select ceil(extract(epoch from n.at - t.now) * 1000000)::bigint from next n, t),
+  case when exists (select from page) then pg_catalog.pg_current_xact_id()
+    else pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) end::text::bigint,
+  pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint
+union all
+(select p.shard, p.seq, p.message_id, p.kind, p.ordering_key, p.payload, p.headers, p.occurred_at,
+  p.attempts, (extract(epoch from t.now - p.added_at) * 1000000)::bigint,
+  (extract(epoch from t.now - p.first_failed_at) * 1000000)::bigint, p.retry_at is not null,
+  null::int[], null::bigint[], null::bigint, null::bigint, null::bigint
+from page p cross join t order by p.shard, p.seq)";
+
+/// Follows [`FENCE`](relaykit_sql_store::FENCE).
+///
+/// A row that waits already with these attempts was written before, and the answer was lost. One that was parked while
+/// it was on its way stays parked.
+pub(super) const SETTLE: &str = ", t as materialized (select pg_catalog.clock_timestamp() as now),
+done as (
+    delete from {messages} m using unnest($3::int[], $4::bigint[]) as d(shard, seq), fence f
+    where f.shard = d.shard and m.shard = d.shard and m.seq = d.seq
+    returning 1
+),
+retried as (
+    update {messages} m set
+      attempts = r.attempts,
+      retry_at = case when m.retry_at = 'infinity' then m.retry_at
+        else t.now + r.wait * interval '1 microsecond' end,
+      last_error = r.error,
+      first_failed_at = case when r.fresh then t.now else coalesce(m.first_failed_at, t.now) end,
+      last_failed_at = t.now
+    from unnest($5::int[], $6::bigint[], $7::int[], $8::bigint[], $9::bool[], $10::text[])
+        as r(shard, seq, attempts, wait, fresh, error), fence f, t
+    where f.shard = r.shard and m.shard = r.shard and m.seq = r.seq
+      and (m.retry_at is null or m.retry_at <= t.now or m.attempts <> r.attempts
+        or (m.retry_at = 'infinity' and m.last_error is distinct from r.error))
+    returning 1
+),
+dying as (
+    delete from {messages} m using
+      unnest($11::int[], $12::bigint[], $13::int[], $14::text[], $15::text[]) as d(shard, seq, attempts, reason, error),
+      fence f
+    where f.shard = d.shard and m.shard = d.shard and m.seq = d.seq
+    returning m.seq, m.shard, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at, m.added_at,
+      d.attempts, m.first_failed_at, m.last_failed_at, d.reason, d.error
+),
+died as (
+    insert into {dead} (seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at,
+      attempts, first_failed_at, last_failed_at, reason, error, died_at)
+    select d.seq, d.shard, d.message_id, d.kind, d.ordering_key, d.payload, d.headers, d.occurred_at, d.added_at,
+      d.attempts, coalesce(d.first_failed_at, t.now), t.now, d.reason, d.error, t.now
+    from dying d, t
+    returning 1
+)
+select
+  array(select g.shard from unnest($1::int[]) as g(shard)
+    where not exists (select from fence f where f.shard = g.shard) order by g.shard),
+  (select count(*) from done) + (select count(*) from retried) + (select count(*) from died)";
+
+pub(super) const DEPTH: &str = "select p.pending, p.oldest, (select count(*) from {dead})
+from (
+    select count(*) as pending,
+      (extract(epoch from pg_catalog.clock_timestamp() - min(added_at)) * 1000000)::bigint as oldest
+    from {messages}
+) as p";
+
+/// Which dead letters are meant: `$1` to `$6` are ids, kind, key, reason, place, limit.
+const FILTER: &str = "from {dead} d
+where ($1::uuid[] is null or d.message_id = any($1)) and ($2::text is null or d.kind = $2)
+  and ($3::text is null or d.ordering_key = $3) and ($4::text is null or d.reason = $4)
+  and d.seq > $5::bigint
+order by d.seq limit $6::bigint";
+
+pub(super) const DEAD: [&str; 2] = [
+    "select d.seq, d.message_id, d.kind, d.ordering_key, d.payload, d.headers, d.occurred_at,
+  d.reason, d.error, d.attempts, d.added_at, d.first_failed_at, d.died_at ",
+    FILTER,
+];
+
+pub(super) const LOCK_DEAD: [&str; 3] = [
+    "select d.seq, d.message_id, d.kind, d.ordering_key, d.payload, d.headers, d.occurred_at ",
+    FILTER,
+    " for update of d",
+];
+
+pub(super) const PURGE: [&str; 3] = [
+    "with meant as materialized (select d.seq ",
+    FILTER,
+    " for update of d) delete from {dead} d using meant where d.seq = meant.seq",
+];
+
+/// A message whose id another one has taken since stays a dead letter.
+pub(super) const REPLAY: &str = "with back as (
+    insert into {messages} (seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at, retry_at)
+    select d.seq, d.shard, d.message_id, d.kind, d.ordering_key, d.payload, d.headers, d.occurred_at, d.added_at,
+      pg_catalog.clock_timestamp()
+    from {dead} d where d.seq = any($1::bigint[]) order by d.seq
+    on conflict do nothing
+    returning seq
+),
+gone as (delete from {dead} d using back where d.seq = back.seq returning d.seq, d.message_id)
+select message_id from gone order by seq";
+
+pub(super) const BLOCKED: &str = "with t as materialized (select pg_catalog.clock_timestamp() as now)
+select w.ordering_key, w.message_id, w.seq, w.attempts, w.last_error,
+  (extract(epoch from t.now - w.added_at) * 1000000)::bigint,
+  case when w.retry_at < 'infinity' then ceil(extract(epoch from w.retry_at - t.now) * 1000000)::bigint end
+from {messages} w, t
+where w.retry_at is not null and w.retry_at > t.now
+  and not exists (
+    select from {messages} e where e.shard = w.shard and e.ordering_key = w.ordering_key
+      and e.seq < w.seq and e.retry_at is not null and e.retry_at > t.now
+  )
+order by w.seq limit $1::bigint";
+
+/// The first message of the key `$1`.
+const HEAD: &str = "with head as materialized (
+    select m.shard, m.seq from {messages} m
+    where m.shard = {shard_of}(pg_catalog.convert_to($1::text, 'UTF8')) and m.ordering_key = $1
+    order by m.shard, m.seq limit 1 for update of m
+)";
+
+pub(super) const PARK: [&str; 2] = [
+    HEAD,
+    " update {messages} m set retry_at = 'infinity' from head
+where m.shard = head.shard and m.seq = head.seq returning m.message_id",
+];
+
+pub(super) const RESUME: [&str; 2] = [
+    HEAD,
+    " update {messages} m set retry_at = pg_catalog.clock_timestamp() from head
+where m.shard = head.shard and m.seq = head.seq returning m.message_id",
+];
+
+pub(super) const SKIP: [&str; 2] = [
+    HEAD,
+    ", gone as (
+    delete from {messages} m using head where m.shard = head.shard and m.seq = head.seq returning m.*
+),
+buried as (
+    insert into {dead} (seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at,
+      attempts, first_failed_at, last_failed_at, reason, error)
+    select seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at,
+      attempts, first_failed_at, last_failed_at, $2::text, coalesce(last_error, 'skipped')
+    from gone
+),
+second as materialized (
+    select m.shard, m.seq from {messages} m, head
+    where m.shard = head.shard and m.ordering_key = $1 and m.seq > head.seq order by m.seq limit 1
+),
+woken as (
+    update {messages} m set retry_at = pg_catalog.clock_timestamp() from second
+    where m.shard = second.shard and m.seq = second.seq and m.retry_at is null
+)
+select message_id from gone",
+];

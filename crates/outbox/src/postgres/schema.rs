@@ -1,0 +1,289 @@
+use relaykit_sql_store::postgres::{
+    Guarded, LEASE_MIGRATION, LEASE_TABLES, Migrated, migrate, migration_sql, verify,
+};
+use relaykit_sql_store::{
+    Difference, FENCE, Migration, Names, SHARD_OF, Schema, Shards, Sql, StoreError, TableForm,
+};
+use sqlx::PgConnection;
+
+use super::queries;
+
+/// How the tables of an outbox are called, and into how many shards they divide their messages.
+///
+/// ```
+/// use relaykit_outbox::postgres::PgSchema;
+/// use relaykit_sql_store::{Names, Shards};
+///
+/// let schema = PgSchema::new(Names::new("outbox")?.in_schema("billing")?).shards(Shards::new(128)?);
+/// assert!(schema.migration_sql().contains(r#"create table "billing"."outbox_messages""#));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct PgSchema {
+    names: Names,
+    shards: Shards,
+}
+
+impl PgSchema {
+    /// Names the tables.
+    pub fn new(names: Names) -> Self {
+        Self { names, shards: Shards::default() }
+    }
+
+    /// Sets the number of shards. Default: 64. It is fixed once the tables are made.
+    pub const fn shards(mut self, shards: Shards) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Returns the names.
+    #[must_use]
+    pub const fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Makes the tables, or brings them to this version. Any number of instances may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// The tables are newer, or have another number of shards ([`WrongShards`], as the source of
+    /// [`StoreError::Rejected`]); or any variant of [`StoreError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped migration goes on to its end.
+    pub async fn migrate(&self, pool: &Guarded) -> Result<Migrated, StoreError> {
+        let migrated = migrate(pool, &self.schema()).await?;
+        self.check_shards(pool).await?;
+        Ok(migrated)
+    }
+
+    /// Writes the SQL that [`migrate`](Self::migrate) runs, for another tool. It is one transaction and may be run again.
+    #[must_use]
+    pub fn migration_sql(&self) -> String {
+        migration_sql(&self.schema(), 0)
+    }
+
+    /// Lists how the tables differ from what this version needs; nothing, if they are fine.
+    ///
+    /// # Errors
+    ///
+    /// As [`migrate`](Self::migrate), and if the tables are older.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it changes nothing.
+    pub async fn verify(&self, pool: &Guarded) -> Result<Vec<Difference>, StoreError> {
+        let differences = verify(pool, &self.schema()).await?;
+        if differences.is_empty() {
+            self.check_shards(pool).await?;
+        }
+        Ok(differences)
+    }
+
+    fn schema(&self) -> Schema {
+        Schema::new(self.names.clone(), &MIGRATIONS, &TABLES)
+            .with_number("shards", self.shards.count().into())
+    }
+
+    async fn check_shards(&self, pool: &Guarded) -> Result<(), StoreError> {
+        const OP: &str = "check the number of shards";
+        let count = pool.statement(Sql::new(&self.names.on_postgres(), &["select count(*) from {shards}"]));
+        let found: i64 = pool
+            .run(OP, move |conn: &mut PgConnection| {
+                let count = count.clone();
+                Box::pin(async move { count.scalar().fetch_one(conn).await })
+            })
+            .await?;
+        let wanted = self.shards.count();
+        if found != i64::from(wanted) {
+            return Err(StoreError::Rejected { op: OP, source: Box::new(WrongShards { found, wanted }) });
+        }
+        Ok(())
+    }
+}
+
+/// The tables were made with another number of shards, which cannot be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the tables have {found} shards, but {wanted} are asked for")]
+#[non_exhaustive]
+pub struct WrongShards {
+    /// How many the tables have.
+    pub found: i64,
+    /// How many were asked for.
+    pub wanted: u16,
+}
+
+static MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "outbox",
+    parts: &[
+        LEASE_MIGRATION,
+        MESSAGES,
+        "create function {shard_of}(key bytea) returns int language sql immutable parallel safe return ",
+        SHARD_OF,
+        ";
+        ",
+        ADD,
+        queries::CREATE_ADD_ALL,
+        queries::BY_INDEX,
+        queries::ADD,
+        queries::END,
+        queries::CREATE_PAGE,
+        queries::BY_INDEX,
+        queries::PAGE,
+        queries::END,
+        queries::CREATE_SETTLE,
+        queries::BY_INDEX,
+        FENCE,
+        queries::SETTLE,
+        queries::END,
+    ],
+}];
+
+// A transaction gets its number (xid) before it draws a place, never after: what `Page::mark` says of rows that are not
+// in sight rests on it. An identity column would draw first. `case` keeps the order.
+//
+// Vacuum comes early, since each message leaves a dead row; by a count, since the table's size tells nothing. The
+// costs of a scan of a table that was empty when it was last analyzed would mislead; so that comes early, too.
+const MESSAGES: &str = "create sequence {messages_seq} as bigint cache 1;
+    create table {messages} (
+      seq bigint not null default case when pg_current_xact_id() is not null then nextval('{messages_seq}') end,
+      shard int not null,
+      message_id uuid not null,
+      kind text not null,
+      ordering_key text,
+      payload bytea not null,
+      headers text not null default '{}',
+      occurred_at timestamptz not null,
+      added_at timestamptz not null default clock_timestamp(),
+      retry_at timestamptz,
+      attempts int not null default 0,
+      first_failed_at timestamptz,
+      last_failed_at timestamptz,
+      last_error text,
+      constraint {=messages_pkey} primary key (shard, seq),
+      constraint {=messages_id} unique (message_id)
+    ) with (
+      autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+      autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+      autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
+      autovacuum_vacuum_cost_delay = 1
+    );
+    alter sequence {messages_seq} owned by {messages}.seq;
+    create index {=messages_waiting} on {messages} (shard, ordering_key, seq) include (retry_at) where retry_at is not null;
+    create index {=messages_due} on {messages} (shard, retry_at, seq) include (ordering_key) where retry_at is not null;
+    create table {dead} (
+      seq bigint not null,
+      shard int not null,
+      message_id uuid not null,
+      kind text not null,
+      ordering_key text,
+      payload bytea not null,
+      headers text not null,
+      occurred_at timestamptz not null,
+      added_at timestamptz not null,
+      attempts int not null,
+      first_failed_at timestamptz,
+      last_failed_at timestamptz,
+      reason text not null,
+      error text not null,
+      died_at timestamptz not null default clock_timestamp(),
+      constraint {=dead_pkey} primary key (seq)
+    );
+    create index {=dead_id} on {dead} (message_id);
+    ";
+
+const ADD: &str = r"create function {add}(
+      message_id uuid, kind text, ordering_key text, payload bytea, headers jsonb default '{}',
+      occurred_at timestamptz default clock_timestamp(), delay interval default null
+    ) returns boolean language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
+    set enable_seqscan = off as $relaykit_add$
+    #variable_conflict use_variable
+    declare
+      control constant text := '[\x01-\x1f\x7f-\x9f]';
+      same boolean;
+    begin
+      if kind is null or octet_length(kind) not between 1 and 255 or kind ~ control then
+        raise invalid_parameter_value using message = 'kind must have 1 to 255 bytes and no control characters';
+      end if;
+      if ordering_key is not null and (octet_length(ordering_key) not between 1 and 512 or ordering_key ~ control) then
+        raise invalid_parameter_value
+          using message = 'ordering_key must have 1 to 512 bytes and no control characters, or be null';
+      end if;
+      if headers is null or jsonb_typeof(headers) <> 'object'
+        or exists (select from jsonb_each(headers) as h where jsonb_typeof(h.value) <> 'string') then
+        raise invalid_parameter_value using message = 'headers must be a JSON object of strings';
+      end if;
+      for try in 1..5 loop
+        insert into {messages} (shard, message_id, kind, ordering_key, payload, headers, occurred_at, retry_at)
+        values (
+          {shard_of}(convert_to(coalesce(ordering_key, message_id::text), 'UTF8')), message_id, kind, ordering_key, payload,
+          headers::text, occurred_at, clock_timestamp() + delay
+        ) on conflict do nothing;
+        if found then
+          return true;
+        end if;
+        select m.kind = {=add}.kind and m.ordering_key is not distinct from {=add}.ordering_key
+          and m.payload = {=add}.payload and m.headers::jsonb = {=add}.headers
+        into same from {messages} m where m.message_id = {=add}.message_id;
+        if found then
+          if same then
+            return false;
+          end if;
+          raise unique_violation
+            using message = format('another message has the id %s already, with other content', message_id);
+        end if;
+        -- It was there, and has been sent since.
+      end loop;
+      raise serialization_failure
+        using message = format('the message %s comes and goes', message_id);
+    end $relaykit_add$;
+    ";
+
+static TABLES: [TableForm; 4] = [
+    LEASE_TABLES[0],
+    LEASE_TABLES[1],
+    TableForm {
+        name: "messages",
+        columns: &[
+            ("seq", "bigint"),
+            ("shard", "integer"),
+            ("message_id", "uuid"),
+            ("kind", "text"),
+            ("ordering_key", "text"),
+            ("payload", "bytea"),
+            ("headers", "text"),
+            ("occurred_at", "timestamp with time zone"),
+            ("added_at", "timestamp with time zone"),
+            ("retry_at", "timestamp with time zone"),
+            ("attempts", "integer"),
+            ("first_failed_at", "timestamp with time zone"),
+            ("last_failed_at", "timestamp with time zone"),
+            ("last_error", "text"),
+        ],
+        indexes: &["messages_pkey", "messages_id", "messages_waiting", "messages_due"],
+    },
+    TableForm {
+        name: "dead",
+        columns: &[
+            ("seq", "bigint"),
+            ("shard", "integer"),
+            ("message_id", "uuid"),
+            ("kind", "text"),
+            ("ordering_key", "text"),
+            ("payload", "bytea"),
+            ("headers", "text"),
+            ("occurred_at", "timestamp with time zone"),
+            ("added_at", "timestamp with time zone"),
+            ("attempts", "integer"),
+            ("first_failed_at", "timestamp with time zone"),
+            ("last_failed_at", "timestamp with time zone"),
+            ("reason", "text"),
+            ("error", "text"),
+            ("died_at", "timestamp with time zone"),
+        ],
+        indexes: &["dead_pkey", "dead_id"],
+    },
+];

@@ -1,0 +1,382 @@
+use relaykit_pipeline_traits::{MessageId, OrderingKey};
+use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, PgUuid, Statement};
+use relaykit_sql_store::{Names, Sql, StoreError};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
+
+use super::queries;
+use super::row::{RawMessage, attempts, duration, error_text, micros, row_id, stored_attempts};
+use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
+use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable};
+
+/// An outbox's messages in Postgres, for the relay and for operators. Cheap to clone.
+///
+/// The server's clock decides what is due. Every call is one statement (but for a replay), and none needs anything of its
+/// session, so all work through a pooler in transaction mode.
+#[derive(Debug, Clone)]
+pub struct PgOutboxStore {
+    leases: PgLeaseStore,
+    page: Statement,
+    settle: Statement,
+    depth: Statement,
+    dead: Statement,
+    lock_dead: Statement,
+    replay: Statement,
+    purge: Statement,
+    blocked: Statement,
+    skip: Statement,
+    park: Statement,
+    resume: Statement,
+    pool: Guarded,
+}
+
+impl PgOutboxStore {
+    /// Makes a store on the tables of these names, which [`PgSchema`](super::PgSchema) has made.
+    #[must_use]
+    pub fn new(pool: Guarded, names: &Names) -> Self {
+        let tables = names.on_postgres();
+        let sql = |parts: &[&'static str]| pool.statement(Sql::new(&tables, parts));
+        Self {
+            leases: PgLeaseStore::new(pool.clone(), names),
+            page: sql(&[queries::CALL_PAGE]),
+            settle: sql(&[queries::CALL_SETTLE]),
+            depth: sql(&[queries::DEPTH]),
+            dead: sql(&queries::DEAD),
+            lock_dead: sql(&queries::LOCK_DEAD),
+            replay: sql(&[queries::REPLAY]),
+            purge: sql(&queries::PURGE),
+            blocked: sql(&[queries::BLOCKED]),
+            skip: sql(&queries::SKIP),
+            park: sql(&queries::PARK),
+            resume: sql(&queries::RESUME),
+            pool,
+        }
+    }
+
+    /// Runs a statement about the first message of a key.
+    async fn on_head(
+        &self,
+        op: &'static str,
+        sql: &Statement,
+        key: &OrderingKey,
+        reason: Option<DeadReason>,
+    ) -> Result<Option<MessageId>, StoreError> {
+        let (sql, key) = (sql.clone(), key.clone());
+        self.pool
+            .run(op, move |conn: &mut PgConnection| {
+                let (sql, key) = (sql.clone(), key.clone());
+                Box::pin(async move {
+                    let mut query = sql.query().bind(key.as_str().to_owned());
+                    if let Some(reason) = reason {
+                        query = query.bind(reason.as_str());
+                    }
+                    query.fetch_optional(conn).await?.as_ref().map(|row| message_id(row, 0)).transpose()
+                })
+            })
+            .await
+    }
+}
+
+impl OutboxStore for PgOutboxStore {
+    type Leases = PgLeaseStore;
+
+    fn leases(&self) -> PgLeaseStore {
+        self.leases.clone()
+    }
+
+    async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+        let sql = self.page.clone();
+        let (shards, afters) = columns(from.iter().map(|from| (from.shard, from.after)));
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        self.pool
+            .run("read messages", move |conn: &mut PgConnection| {
+                let (sql, shards, afters) = (sql.clone(), shards.clone(), afters.clone());
+                Box::pin(async move {
+                    let rows = sql.query().bind(shards).bind(afters).bind(limit).fetch_all(conn).await?;
+                    read_page(&rows)
+                })
+            })
+            .await
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let (sql, columns) = (self.settle.clone(), std::sync::Arc::new(SettlementColumns::new(settlement)));
+        self.pool
+            .run("settle messages", move |conn: &mut PgConnection| {
+                let (sql, columns) = (sql.clone(), std::sync::Arc::clone(&columns));
+                Box::pin(async move {
+                    let row = columns.bind(sql.query()).fetch_one(conn).await?;
+                    let stale: Vec<i32> = row.try_get(0)?;
+                    Ok(Settled {
+                        stale: stale.into_iter().map(super::row::shard).collect::<Result<_, _>>()?,
+                        written: count(&row, 1)?,
+                    })
+                })
+            })
+            .await
+    }
+
+    async fn depth(&self) -> Result<Depth, StoreError> {
+        let sql = self.depth.clone();
+        self.pool
+            .run("count messages", move |conn: &mut PgConnection| {
+                let sql = sql.clone();
+                Box::pin(async move {
+                    let row = sql.query().fetch_one(conn).await?;
+                    Ok(Depth {
+                        pending: count(&row, 0)?,
+                        oldest: row.try_get::<Option<i64>, _>(1)?.map(duration),
+                        dead: count(&row, 2)?,
+                    })
+                })
+            })
+            .await
+    }
+
+    async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        const OP: &str = "list dead letters";
+        let (sql, filter, limit) = (self.dead.clone(), filter.clone(), checked(OP, limit)?);
+        self.pool
+            .run(OP, move |conn: &mut PgConnection| {
+                let (sql, filter) = (sql.clone(), filter.clone());
+                Box::pin(async move {
+                    let rows = bind(sql.query(), &filter, limit).fetch_all(conn).await?;
+                    rows.iter().map(dead_letter).collect()
+                })
+            })
+            .await
+    }
+
+    async fn replay(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<MessageId>, StoreError> {
+        const OP: &str = "replay dead letters";
+        let limit = checked(OP, limit)?;
+        let (lock, replay, filter) = (self.lock_dead.clone(), self.replay.clone(), filter.clone());
+        self.pool
+            .transaction(OP, move |conn: &mut PgConnection| {
+                let (lock, replay, mut filter) = (lock.clone(), replay.clone(), filter.clone());
+                Box::pin(async move {
+                    let mut replayed = Vec::new();
+                    // Those that stay make room for others behind them.
+                    loop {
+                        let left = limit - i64::try_from(replayed.len()).unwrap_or(limit);
+                        let rows = bind(lock.query(), &filter, left).fetch_all(&mut *conn).await?;
+                        let Some(last) = rows.last() else { break };
+                        filter.after = Some(Seq(last.try_get(0)?));
+                        let readable = readable(&rows)?;
+                        let back = replay.query().bind(readable).fetch_all(&mut *conn).await?;
+                        for row in &back {
+                            replayed.push(message_id(row, 0)?);
+                        }
+                        if back.len() == rows.len() {
+                            break;
+                        }
+                    }
+                    Ok(Finish::Commit(replayed))
+                })
+            })
+            .await
+    }
+
+    async fn purge(&self, filter: &DeadFilter, limit: u32) -> Result<u64, StoreError> {
+        const OP: &str = "purge dead letters";
+        let (sql, filter, limit) = (self.purge.clone(), filter.clone(), checked(OP, limit)?);
+        self.pool
+            .run(OP, move |conn: &mut PgConnection| {
+                let (sql, filter) = (sql.clone(), filter.clone());
+                Box::pin(
+                    async move { Ok(bind(sql.query(), &filter, limit).execute(conn).await?.rows_affected()) },
+                )
+            })
+            .await
+    }
+
+    async fn blocked(&self, limit: u32) -> Result<Vec<BlockedKey>, StoreError> {
+        const OP: &str = "list blocked keys";
+        let (sql, limit) = (self.blocked.clone(), checked(OP, limit)?);
+        self.pool
+            .run(OP, move |conn: &mut PgConnection| {
+                let sql = sql.clone();
+                Box::pin(async move {
+                    let rows = sql.query().bind(limit).fetch_all(conn).await?;
+                    rows.iter().map(blocked_key).collect()
+                })
+            })
+            .await
+    }
+
+    async fn skip(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
+        self.on_head("skip a message", &self.skip, key, Some(DeadReason::Skipped)).await
+    }
+
+    async fn park(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
+        self.on_head("park a message", &self.park, key, None).await
+    }
+
+    async fn resume(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
+        self.on_head("resume a message", &self.resume, key, None).await
+    }
+}
+
+/// A settlement's rows, column by column.
+struct SettlementColumns {
+    leases: (Vec<i32>, Vec<i64>),
+    done: (Vec<i32>, Vec<i64>),
+    retry: (Vec<i32>, Vec<i64>),
+    retry_attempts: Vec<i32>,
+    waits: Vec<i64>,
+    fresh: Vec<bool>,
+    retry_errors: Vec<String>,
+    dead: (Vec<i32>, Vec<i64>),
+    dead_attempts: Vec<i32>,
+    reasons: Vec<&'static str>,
+    dead_errors: Vec<String>,
+}
+
+impl SettlementColumns {
+    fn new(settlement: &Settlement) -> Self {
+        let Settlement { leases, done, retry, dead } = settlement;
+        Self {
+            leases: leases.iter().map(|lease| (i32::from(lease.shard.number()), lease.token)).unzip(),
+            done: rows(done),
+            retry: rows(retry.iter().map(|waiting| &waiting.row)),
+            retry_attempts: retry.iter().map(|waiting| stored_attempts(waiting.attempts)).collect(),
+            waits: retry.iter().map(|waiting| micros(waiting.wait)).collect(),
+            fresh: retry.iter().map(|waiting| waiting.fresh).collect(),
+            retry_errors: retry.iter().map(|waiting| error_text(&waiting.error)).collect(),
+            dead: rows(dead.iter().map(|dying| &dying.row)),
+            dead_attempts: dead.iter().map(|dying| stored_attempts(dying.attempts)).collect(),
+            reasons: dead.iter().map(|dying| dying.reason.as_str()).collect(),
+            dead_errors: dead.iter().map(|dying| error_text(&dying.error)).collect(),
+        }
+    }
+
+    fn bind(&self, query: Query<'static, Postgres, PgArguments>) -> Query<'static, Postgres, PgArguments> {
+        query
+            .bind(self.leases.0.clone())
+            .bind(self.leases.1.clone())
+            .bind(self.done.0.clone())
+            .bind(self.done.1.clone())
+            .bind(self.retry.0.clone())
+            .bind(self.retry.1.clone())
+            .bind(self.retry_attempts.clone())
+            .bind(self.waits.clone())
+            .bind(self.fresh.clone())
+            .bind(self.retry_errors.clone())
+            .bind(self.dead.0.clone())
+            .bind(self.dead.1.clone())
+            .bind(self.dead_attempts.clone())
+            .bind(self.reasons.clone())
+            .bind(self.dead_errors.clone())
+    }
+}
+
+fn columns(rows: impl Iterator<Item = (relaykit_sql_store::Shard, Seq)>) -> (Vec<i32>, Vec<i64>) {
+    rows.map(|(shard, seq)| (i32::from(shard.number()), seq.0)).unzip()
+}
+
+fn rows<'r>(rows: impl IntoIterator<Item = &'r RowId>) -> (Vec<i32>, Vec<i64>) {
+    columns(rows.into_iter().map(|row| (row.shard, row.seq)))
+}
+
+fn read_page(rows: &[PgRow]) -> Result<Page, sqlx::Error> {
+    let mut page = Page::default();
+    for row in rows {
+        if let Some(shard) = row.try_get(0)? {
+            read_row(row, row_id(shard, row.try_get(1)?)?, &mut page)?;
+        } else {
+            let (shards, seqs): (Vec<i32>, Vec<i64>) = (row.try_get(12)?, row.try_get(13)?);
+            let due = shards.into_iter().zip(seqs).map(|(shard, seq)| row_id(shard, seq));
+            page.due = due.collect::<Result<_, _>>()?;
+            page.next_due = row.try_get::<Option<i64>, _>(14)?.map(duration);
+            page.mark = count(row, 15)?;
+            page.settled = count(row, 16)?;
+        }
+    }
+    Ok(page)
+}
+
+fn read_row(row: &PgRow, id: RowId, page: &mut Page) -> Result<(), sqlx::Error> {
+    let raw = RawMessage::read(row, 2)?;
+    let key = raw.key();
+    match raw.message() {
+        Ok(message) => page.rows.push(Stored {
+            row: id,
+            message,
+            attempts: attempts(row.try_get(8)?),
+            age: duration(row.try_get(9)?),
+            failing_for: row.try_get::<Option<i64>, _>(10)?.map(duration),
+            waited: row.try_get(11)?,
+        }),
+        Err(error) => page.unreadable.push(Unreadable { row: id, key, error }),
+    }
+    Ok(())
+}
+
+/// Binds what the filter asks for.
+fn bind(
+    query: Query<'static, Postgres, PgArguments>,
+    filter: &DeadFilter,
+    limit: i64,
+) -> Query<'static, Postgres, PgArguments> {
+    let ids = filter.ids.as_ref().map(|ids| ids.iter().map(|id| PgUuid(id.as_uuid())).collect::<Vec<_>>());
+    query
+        .bind(ids)
+        .bind(filter.kind.clone())
+        .bind(filter.key.as_ref().map(|key| key.as_str().to_owned()))
+        .bind(filter.reason.map(DeadReason::as_str))
+        .bind(filter.after.map_or(i64::MIN, |after| after.0))
+        .bind(limit)
+}
+
+fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
+    let raw = RawMessage::read(row, 1)?;
+    Ok(DeadLetter::new(
+        Seq(row.try_get(0)?),
+        raw.id(),
+        raw.message().ok(),
+        DeadReason::parse(row.try_get(7)?),
+        row.try_get(8)?,
+        attempts(row.try_get(9)?),
+        row.try_get::<PgTimestamp, _>(10)?.0,
+        row.try_get::<Option<PgTimestamp>, _>(11)?.map(|at| at.0),
+        row.try_get::<PgTimestamp, _>(12)?.0,
+    ))
+}
+
+/// Returns the places of the rows that are messages.
+fn readable(rows: &[PgRow]) -> Result<Vec<i64>, sqlx::Error> {
+    let mut seqs = Vec::with_capacity(rows.len());
+    for row in rows {
+        if RawMessage::read(row, 1)?.message().is_ok() {
+            seqs.push(row.try_get(0)?);
+        }
+    }
+    Ok(seqs)
+}
+
+fn blocked_key(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
+    Ok(BlockedKey::new(
+        row.try_get::<Option<String>, _>(0)?.and_then(|key| OrderingKey::new(key).ok()),
+        message_id(row, 1)?,
+        Seq(row.try_get(2)?),
+        attempts(row.try_get(3)?),
+        row.try_get(4)?,
+        duration(row.try_get(5)?),
+        row.try_get::<Option<i64>, _>(6)?.map(duration),
+    ))
+}
+
+fn message_id(row: &PgRow, column: usize) -> Result<MessageId, sqlx::Error> {
+    Ok(MessageId::from_uuid(row.try_get::<PgUuid, _>(column)?.0))
+}
+
+fn count(row: &PgRow, column: usize) -> Result<u64, sqlx::Error> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+}
+
+/// Checks how many a call asks for.
+fn checked(op: &'static str, limit: u32) -> Result<i64, StoreError> {
+    check_limit(op, limit)?;
+    Ok(limit.into())
+}

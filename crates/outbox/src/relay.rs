@@ -1,0 +1,407 @@
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use relaykit_pipeline_traits::{
+    BatchHandler, Clock, InvalidSetting, Message, NoRecorder, Recorder, RetryPolicy, Rng, SystemClock,
+};
+use relaykit_retry::{Backoff, Policy};
+use relaykit_sql_store::{Instance, LeaseKeeper, StoreError, Wake};
+use tokio::sync::watch;
+
+use crate::store::OutboxStore;
+
+mod engine;
+mod event;
+mod lanes;
+mod scan;
+mod send;
+
+use engine::{Engine, Until};
+pub use event::RelayEvent;
+use send::{Observer, Shared};
+
+/// Sends what was added, at least once, in order within each key.
+///
+/// Any number of relays share a store, in one process or many: each holds leases on its share of the shards, and reads, sends
+/// and settles the messages of these alone. No transaction is open while something is sent.
+pub struct Relay<S: OutboxStore, H> {
+    shared: Arc<Shared<S, H>>,
+    settings: Settings,
+    keeper: Arc<LeaseKeeper<S::Leases>>,
+    wake: Wake,
+    poll: (Duration, Duration),
+    drain: Duration,
+}
+
+/// What a relay did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RelaySummary {
+    /// Rows read, some more than once.
+    pub read: u64,
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages that failed and wait for another attempt.
+    pub retried: u64,
+    /// Messages that became dead letters.
+    pub dead: u64,
+    /// Messages whose lease was found lost after they were sent, or may have been: they may be sent again.
+    pub lost: u64,
+    /// How often the other side refused everything, so that nothing was sent for a while.
+    pub pauses: u64,
+    /// How often the store could not be read.
+    pub store_failures: u64,
+    /// Batches that had not ended when the time for that was over. Their messages are sent again after the lease.
+    pub unfinished: usize,
+    /// Shards that could not be given back. Others take them after the lease.
+    pub kept_shards: usize,
+}
+
+/// How much a relay does at a time.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    batch_size: usize,
+    concurrency: usize,
+    /// Whether messages are counted now and then.
+    counts: bool,
+}
+
+impl Settings {
+    /// Returns how many rows are in memory at most, beside those on their way.
+    fn room(&self) -> usize {
+        (self.batch_size * (self.concurrency + 1) * 2).max(1_000)
+    }
+
+    /// Returns how many rows of each of so many shards are read at a time.
+    fn limit(&self, shards: usize) -> u32 {
+        u32::try_from((self.room() / 2 / shards.max(1)).max(16)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Builds a [`Relay`]; made by [`Relay::builder`].
+#[must_use = "a relay is made by `build`"]
+pub struct RelayBuilder<S, H> {
+    name: String,
+    store: S,
+    sender: H,
+    clock: Arc<dyn Clock>,
+    rng: Rng,
+    retry: Arc<dyn RetryPolicy>,
+    recorder: Option<Arc<dyn Recorder>>,
+    observer: Option<Observer>,
+    instance: Option<Instance>,
+    wake: Wake,
+    batch_size: usize,
+    concurrency: usize,
+    send_timeout: Duration,
+    settle_timeout: Duration,
+    lease: Duration,
+    poll: (Duration, Duration),
+    drain: Duration,
+}
+
+impl<S, H> Relay<S, H>
+where
+    S: OutboxStore,
+    H: BatchHandler<Message> + 'static,
+    H::Error: fmt::Display,
+{
+    /// Begins a relay that sends the messages of `store` with `sender`.
+    pub fn builder(store: S, sender: H) -> RelayBuilder<S, H> {
+        RelayBuilder {
+            name: "outbox".to_owned(),
+            store,
+            sender,
+            clock: Arc::new(SystemClock::new()),
+            rng: Rng::from_entropy(),
+            retry: Arc::new(default_retry()),
+            recorder: None,
+            observer: None,
+            instance: None,
+            wake: Wake::new(),
+            batch_size: 100,
+            concurrency: 4,
+            send_timeout: Duration::from_secs(15),
+            settle_timeout: Duration::from_secs(5),
+            lease: Duration::from_secs(30),
+            poll: (Duration::from_millis(50), Duration::from_secs(10)),
+            drain: Duration::from_secs(20),
+        }
+    }
+
+    /// Returns what wakes this relay: nudge it after a commit, and what was added is found at once.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        self.wake.clone()
+    }
+
+    /// Returns the store.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.shared.store
+    }
+
+    /// Sends until `shutdown` ends. Then nothing more is begun; what is on its way is waited for, up to the time to drain;
+    /// the shards are given back.
+    ///
+    /// A store that fails is tried again, less and less often.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped run drops the calls of the sender, and gives nothing back: others take its shards after the lease and send
+    /// again what was on its way.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) -> RelaySummary {
+        let (stop, mut stopped) = watch::channel(false);
+        let keeper = Arc::clone(&self.keeper);
+        // A task of its own, so that a sender that blocks its thread does not keep the leases from being renewed.
+        let keeping = AbortOnDrop(tokio::spawn(async move {
+            // An error says that this run was dropped, which aborts the task, too.
+            keeper.run(async move { drop(stopped.wait_for(|stopped| *stopped).await) }).await
+        }));
+        let mut shutdown = std::pin::pin!(shutdown);
+        let told = async {
+            shutdown.as_mut().await;
+            stop.send_replace(true);
+        };
+        let engine = Engine::new(&self.shared, &self.settings, self.keeper.leases());
+        let mut summary = engine.run(Until::Stopped, Some(self.poller()), told, self.drain).await;
+        summary.kept_shards = keeping.join().await;
+        summary
+    }
+
+    /// Renews the leases and sends what can be sent now; then returns. Waits for nothing that is due later.
+    ///
+    /// Leases stay held until they run out, or until [`release`](Self::release).
+    ///
+    /// # Errors
+    ///
+    /// The leases could not be renewed; nothing was sent. That the store failed later is in the summary.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run).
+    pub async fn run_once(&self) -> Result<RelaySummary, StoreError> {
+        self.keeper.run_once().await?;
+        let engine = Engine::new(&self.shared, &self.settings, self.keeper.leases());
+        Ok(engine.run(Until::Idle, None, std::future::pending(), self.drain).await)
+    }
+
+    /// Gives all shards back, so that others can take them at once. Returns how many could not be given back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was not given back runs out.
+    pub async fn release(&self) -> usize {
+        self.keeper.stop().await
+    }
+
+    fn poller(&self) -> relaykit_sql_store::Poller {
+        let (min, max) = self.poll;
+        let builder = self.wake.poller(Arc::clone(&self.shared.clock)).min(min).max(max);
+        builder.build().expect("the builder has checked the bounds")
+    }
+}
+
+impl<S: OutboxStore, H> fmt::Debug for Relay<S, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay")
+            .field("name", &self.shared.name)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T: Default> AbortOnDrop<T> {
+    async fn join(mut self) -> T {
+        match (&mut self.0).await {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => T::default(),
+            },
+        }
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<S, H> RelayBuilder<S, H>
+where
+    S: OutboxStore,
+    H: BatchHandler<Message> + 'static,
+    H::Error: fmt::Display,
+{
+    /// Sets the name, a label of every metric. Default: `outbox`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets how many messages the sender is lent at a time, at most one of each key. Default: 100. From 1 to 1000.
+    pub const fn batch_size(mut self, messages: usize) -> Self {
+        self.batch_size = messages;
+        self
+    }
+
+    /// Sets how many batches are on their way at a time. Default: 4. From 1 to 64.
+    pub const fn concurrency(mut self, batches: usize) -> Self {
+        self.concurrency = batches;
+        self
+    }
+
+    /// Sets when a failed message is tried again, and when it becomes a dead letter. Default: exponential backoff with full
+    /// jitter from 1 s to 60 s, and a dead letter after 10 attempts.
+    pub fn retry(mut self, policy: impl RetryPolicy + 'static) -> Self {
+        self.retry = Arc::new(policy);
+        self
+    }
+
+    /// Sets how long a call of the sender may take. Default: 15 s. It is cut to what remains of the leases.
+    pub const fn send_timeout(mut self, limit: Duration) -> Self {
+        self.send_timeout = limit;
+        self
+    }
+
+    /// Sets what of a lease is kept to write what became of a batch: no call of the sender goes on into it. Default: 5 s.
+    pub const fn settle_timeout(mut self, limit: Duration) -> Self {
+        self.settle_timeout = limit;
+        self
+    }
+
+    /// Sets for how long shards are leased. Default: 30 s. So long do the messages of a relay that was killed wait.
+    ///
+    /// It must be longer than the time to send and the time to settle together, by a tenth for clocks that differ.
+    pub const fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Sets how long it waits at least and at most before it looks for messages again. Default: 50 ms, and 10 s when there was
+    /// nothing for long. A nudge ([`Relay::wake`]) ends the wait.
+    pub const fn poll(mut self, min: Duration, max: Duration) -> Self {
+        self.poll = (min, max);
+        self
+    }
+
+    /// Sets how long a stop waits for batches on their way. Default: 20 s.
+    pub const fn drain(mut self, limit: Duration) -> Self {
+        self.drain = limit;
+        self
+    }
+
+    /// Sets what wakes it, for several relays to share. Default: one of its own.
+    pub fn wake(mut self, wake: Wake) -> Self {
+        self.wake = wake;
+        self
+    }
+
+    /// Sets where its numbers go. Default: nowhere.
+    pub fn recorder(mut self, recorder: Arc<dyn Recorder>) -> Self {
+        self.recorder = Some(recorder);
+        self
+    }
+
+    /// Sets who is told what happens, after the store has it. Must not block. Default: nobody.
+    pub fn on_event(mut self, observer: impl Fn(&RelayEvent) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Sets the clock. Default: the machine's.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Sets where jitter comes from. Default: a seed of its own.
+    pub fn rng(mut self, rng: Rng) -> Self {
+        self.rng = rng;
+        self
+    }
+
+    /// Sets which instance it is among those that share the store. Default: a new one. It must never have been used before.
+    pub const fn instance(mut self, instance: Instance) -> Self {
+        self.instance = Some(instance);
+        self
+    }
+
+    /// Makes the relay. It does nothing until it runs.
+    ///
+    /// # Errors
+    ///
+    /// A setting is out of bounds, or the lease is too short for the timeouts.
+    pub fn build(mut self) -> Result<Relay<S, H>, InvalidSetting> {
+        check("batch_size", self.batch_size, 1_000)?;
+        check("concurrency", self.concurrency, 64)?;
+        let needed = (self.send_timeout + self.settle_timeout).mul_f64(10.0 / 9.0);
+        if self.send_timeout.is_zero() || self.settle_timeout.is_zero() || needed > self.lease {
+            let bound =
+                format!("at least {needed:?}: the times to send and to settle, and a tenth; none of them 0");
+            return Err(InvalidSetting::new("lease", format!("{:?}", self.lease), bound));
+        }
+        let (min, max) = self.poll;
+        self.wake.poller(Arc::clone(&self.clock)).min(min).max(max).build()?;
+        let mut keeper = LeaseKeeper::builder(self.store.leases(), Arc::clone(&self.clock))
+            .lease(self.lease)
+            .drain(self.drain)
+            .rng(self.rng.fork());
+        if let Some(instance) = self.instance {
+            keeper = keeper.instance(instance);
+        }
+        let settings = Settings {
+            batch_size: self.batch_size,
+            concurrency: self.concurrency,
+            counts: self.recorder.is_some(),
+        };
+        Ok(Relay {
+            keeper: Arc::new(keeper.build()?),
+            settings,
+            wake: self.wake,
+            poll: self.poll,
+            drain: self.drain,
+            shared: Arc::new(Shared {
+                name: self.name,
+                store: self.store,
+                sender: self.sender,
+                clock: self.clock,
+                retry: self.retry,
+                rng: Mutex::new(self.rng),
+                recorder: self.recorder.unwrap_or_else(|| Arc::new(NoRecorder)),
+                observer: self.observer,
+                send_timeout: self.send_timeout,
+                settle_reserve: self.settle_timeout,
+            }),
+        })
+    }
+}
+
+fn default_retry() -> Policy {
+    Backoff::exponential(Duration::from_secs(1))
+        .max_attempts(10)
+        .build()
+        .expect("these settings are within bounds")
+}
+
+fn check(field: &'static str, value: usize, max: usize) -> Result<(), InvalidSetting> {
+    if value == 0 || value > max {
+        return Err(InvalidSetting::new(field, value, format!("from 1 to {max}")));
+    }
+    Ok(())
+}

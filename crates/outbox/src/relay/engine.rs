@@ -1,0 +1,390 @@
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relaykit_pipeline_traits::{Attempts, BatchHandler, Failure, Message, Monotonic, RetryDecision};
+use relaykit_sql_store::{Leases, Permit, Poller, StoreError, Woken};
+use tokio::task::JoinSet;
+
+use super::event::RelayEvent;
+use super::lanes::Lanes;
+use super::send::{Ended, Shared, send};
+use super::{RelaySummary, Settings};
+use crate::metrics;
+use crate::store::{Depth, OutboxStore, Page};
+
+/// The least time between two ways back over what was read, and how many times longer than a page they are apart.
+const BACK_WAIT: (Duration, u32) = (Duration::from_millis(20), 20);
+
+/// How often what may come in sight late is looked for.
+const LATE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often every shard is read from its beginning, for what no rule foresees.
+const OVER_EVERY: Duration = Duration::from_secs(60);
+
+/// How often messages are counted, if somebody records it.
+const DEPTH_EVERY: Duration = Duration::from_secs(15);
+
+/// The wait after the store failed, at first and at last; and how long nothing is sent if the policy does not say.
+const STORE_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const REFUSED_WAIT: Duration = Duration::from_secs(30);
+
+type Read = Pin<Box<dyn Future<Output = (Result<Page, StoreError>, u32, Duration)> + Send>>;
+type Polled = Pin<Box<dyn Future<Output = (Poller, Woken)> + Send>>;
+type Count = Pin<Box<dyn Future<Output = Result<Depth, StoreError>> + Send>>;
+
+/// One run of a relay: reads, sends, settles.
+pub(super) struct Engine<'a, S, H> {
+    shared: &'a Arc<Shared<S, H>>,
+    settings: &'a Settings,
+    leases: Leases,
+    lanes: Lanes,
+    batches: JoinSet<Ended>,
+    page: Option<Read>,
+    depth: Option<Count>,
+    poll: Option<Polled>,
+    /// Whether nobody waits for the machine to have time.
+    hurries: bool,
+    /// Whether there were rows since the last poll.
+    found: bool,
+    summary: RelaySummary,
+    /// Consecutive refusals of the other side, and until when nothing is sent.
+    refusals: Attempts,
+    paused_until: Option<Monotonic>,
+    /// Until when the store is left alone after it failed, and for how long next time.
+    store_until: Monotonic,
+    store_wait: Duration,
+    /// When the wait of a row ends that is the next.
+    next_due: Option<Monotonic>,
+    /// How long the last page took, and from when on it may go back again.
+    page_took: Duration,
+    back_from: Monotonic,
+    late_from: Monotonic,
+    over_from: Monotonic,
+    depth_from: Monotonic,
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// When it is told to.
+    Stopped,
+    /// When there is nothing to do now.
+    Idle,
+}
+
+impl<'a, S, H> Engine<'a, S, H>
+where
+    S: OutboxStore,
+    H: BatchHandler<Message> + 'static,
+    H::Error: std::fmt::Display,
+{
+    pub(super) fn new(shared: &'a Arc<Shared<S, H>>, settings: &'a Settings, leases: Leases) -> Self {
+        let now = shared.clock.monotonic();
+        Self {
+            shared,
+            settings,
+            leases,
+            lanes: Lanes::new(settings.room()),
+            batches: JoinSet::new(),
+            page: None,
+            depth: None,
+            poll: None,
+            hurries: false,
+            found: false,
+            summary: RelaySummary::default(),
+            refusals: Attempts::default(),
+            paused_until: None,
+            store_until: now,
+            store_wait: STORE_WAIT.0,
+            next_due: None,
+            page_took: Duration::ZERO,
+            back_from: now,
+            late_from: now + LATE_EVERY,
+            over_from: now + OVER_EVERY,
+            depth_from: now,
+        }
+    }
+
+    /// Works until `shutdown` ends, or until there is nothing to do. Then it starts nothing more and waits for what is on its
+    /// way, as long as `drain` at most.
+    pub(super) async fn run(
+        mut self,
+        until: Until,
+        poller: Option<Poller>,
+        shutdown: impl Future<Output = ()>,
+        drain: Duration,
+    ) -> RelaySummary {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut changes = self.leases.changes();
+        self.poll = poller.map(wait);
+        self.hurries = until == Until::Idle;
+        loop {
+            self.step();
+            if until == Until::Idle && self.is_idle() {
+                break;
+            }
+            let wake = self.wake_in();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(ended) = self.batches.join_next(), if !self.batches.is_empty() => self.ended(ended),
+                read = maybe(&mut self.page) => self.read(read),
+                depth = maybe(&mut self.depth) => self.counted(depth),
+                _ = changes.changed() => {}
+                (poller, _) = maybe(&mut self.poll) => self.polled(poller),
+                () = self.shared.clock.sleep(wake) => {}
+            }
+        }
+        self.drain(drain).await;
+        self.summary
+    }
+
+    /// Starts what can be started.
+    fn step(&mut self) {
+        let now = self.shared.clock.monotonic();
+        self.lanes.hold(&self.leases.held());
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+            self.shared.recorder.set(&metrics::PAUSED, &[&self.shared.name], 0.0);
+        }
+        while self.paused_until.is_none()
+            && self.batches.len() < self.settings.concurrency
+            && self.start_batch()
+        {}
+        if now >= self.over_from {
+            self.over_from = now + OVER_EVERY;
+            self.lanes.start_over();
+        }
+        if self.lanes.wants_back() && (self.hurries || now >= self.back_from) {
+            self.lanes.go_back();
+            self.back_from = now + self.back_wait();
+        }
+        if self.next_due.is_some_and(|due| due <= now) {
+            self.next_due = None;
+            self.lanes.look_again(false);
+        }
+        if self.lanes.may_appear() && now >= self.late_from && now >= self.back_from {
+            self.late_from = now + LATE_EVERY;
+            self.back_from = now + self.back_wait();
+            self.lanes.look_again(true);
+        }
+        if now >= self.store_until {
+            self.start_page();
+            self.start_depth(now);
+        }
+    }
+
+    /// Going back reads what was read: it may take a small part of the time only.
+    fn back_wait(&self) -> Duration {
+        (self.page_took * BACK_WAIT.1).max(BACK_WAIT.0)
+    }
+
+    fn start_batch(&mut self) -> bool {
+        let mut permits: BTreeMap<_, Permit> = BTreeMap::new();
+        let leases = &self.leases;
+        let reserve = self.shared.settle_reserve;
+        let rows = self.lanes.take(self.settings.batch_size, |lease| {
+            permits.contains_key(&lease.shard)
+                || leases
+                    .enter(lease.shard)
+                    .filter(|permit| permit.token() == lease.token && permit.remaining() > reserve)
+                    .is_some_and(|permit| {
+                        permits.insert(lease.shard, permit);
+                        true
+                    })
+        });
+        if rows.is_empty() {
+            return false;
+        }
+        let permits = permits.into_values().collect();
+        self.batches.spawn(send(Arc::clone(self.shared), rows, permits));
+        true
+    }
+
+    fn start_page(&mut self) {
+        if self.page.is_some() {
+            return;
+        }
+        let Some(from) = self.lanes.next_page() else { return };
+        let limit = self.settings.limit(from.len());
+        let shared = Arc::clone(self.shared);
+        self.page = Some(Box::pin(async move {
+            let begun = shared.clock.monotonic();
+            let page = shared.store.page(&from, limit).await;
+            (page, limit, shared.clock.monotonic().since(begun))
+        }));
+    }
+
+    fn start_depth(&mut self, now: Monotonic) {
+        if self.depth.is_none() && self.settings.counts && now >= self.depth_from {
+            self.depth_from = now + DEPTH_EVERY;
+            let shared = Arc::clone(self.shared);
+            self.depth = Some(Box::pin(async move { shared.store.depth().await }));
+            let held = u32::try_from(self.lanes.shards()).unwrap_or(u32::MAX);
+            self.shared.recorder.set(&metrics::SHARDS, &[&self.shared.name], held.into());
+        }
+    }
+
+    fn read(&mut self, (page, limit, took): (Result<Page, StoreError>, u32, Duration)) {
+        self.page = None;
+        let now = self.shared.clock.monotonic();
+        match page {
+            Ok(page) => {
+                self.shared.recorder.observe(&metrics::PAGE, &[&self.shared.name], took.as_secs_f64());
+                self.store_wait = STORE_WAIT.0;
+                self.page_took = took;
+                self.next_due = page.next_due.map(|wait| now + wait);
+                self.summary.read += page.rows.len() as u64;
+                self.found |= !page.rows.is_empty();
+                self.lanes.load(page, limit, now);
+            }
+            Err(error) => {
+                self.lanes.unread();
+                self.store_failed(&error, now);
+            }
+        }
+    }
+
+    fn store_failed(&mut self, error: &StoreError, now: Monotonic) {
+        tracing::warn!(outbox = self.shared.name, %error, "could not read messages");
+        self.shared.tell(&RelayEvent::StoreFailed { error: error.to_string() });
+        self.summary.store_failures += 1;
+        // At least half, so that many relays do not come back at once.
+        let part = {
+            let mut rng = self.shared.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            0.5 + rng.unit() / 2.0
+        };
+        self.store_until = now + self.store_wait.mul_f64(part);
+        self.store_wait = (self.store_wait * 2).min(STORE_WAIT.1);
+    }
+
+    fn counted(&mut self, depth: Result<Depth, StoreError>) {
+        self.depth = None;
+        match depth {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge need not count 2^53 messages one by one")]
+            Ok(depth) => {
+                let (name, recorder) = (self.shared.name.as_str(), &self.shared.recorder);
+                recorder.set(&metrics::PENDING, &[name], depth.pending as f64);
+                recorder.set(&metrics::DEAD_LETTERS, &[name], depth.dead as f64);
+                let oldest = depth.oldest.unwrap_or_default().as_secs_f64();
+                recorder.set(&metrics::OLDEST, &[name], oldest);
+            }
+            Err(error) => self.store_failed(&error, self.shared.clock.monotonic()),
+        }
+    }
+
+    fn polled(&mut self, mut poller: Poller) {
+        if std::mem::take(&mut self.found) {
+            poller.found();
+        }
+        self.poll = Some(wait(poller));
+        self.lanes.look_again(false);
+    }
+
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime ends.
+                Err(_) => return,
+            },
+        };
+        let now = self.shared.clock.monotonic();
+        self.summary.sent += ended.sent;
+        self.summary.retried += ended.retried;
+        self.summary.dead += ended.dead;
+        self.summary.lost += ended.lost;
+        if let Some(due) = ended.due.map(|wait| now + wait) {
+            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        }
+        for (row, key, token, end) in ended.rows {
+            self.lanes.end(row, key.as_ref(), token, end);
+        }
+        if self.found && self.lanes.is_empty() && self.batches.is_empty() {
+            // Where there was something, there may be more.
+            self.found = false;
+            self.lanes.look_again(false);
+        }
+        match ended.refused {
+            Some((after, error)) => self.pause(after, error, now),
+            None if ended.sent > 0 => self.refusals = Attempts::default(),
+            None => {}
+        }
+    }
+
+    /// Sends nothing for a while; longer each time in a row.
+    fn pause(&mut self, after: Option<Duration>, error: String, now: Monotonic) {
+        let failure = Failure { hint: after, ..Failure::of_attempt(0) };
+        let mut rng = self.shared.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let wait = match self.refusals.spared(failure, &*self.shared.retry, &mut rng) {
+            RetryDecision::RetryAfter(wait) => wait,
+            RetryDecision::GiveUp(_) => failure.at_least(REFUSED_WAIT),
+        };
+        drop(rng);
+        self.summary.pauses += 1;
+        self.paused_until = Some(self.paused_until.unwrap_or(now).max(now + wait));
+        self.shared.recorder.set(&metrics::PAUSED, &[&self.shared.name], 1.0);
+        self.shared.tell(&RelayEvent::Paused { wait, error });
+    }
+
+    /// Returns how long nothing needs to be started.
+    fn wake_in(&self) -> Duration {
+        let now = self.shared.clock.monotonic();
+        let mut next = self.over_from;
+        let mut at = |moment: Option<Monotonic>| next = next.min(moment.unwrap_or(Monotonic::NEVER));
+        at(self.paused_until);
+        at(self.next_due);
+        at(self.lanes.wants_back().then_some(self.back_from));
+        at(self.lanes.may_appear().then_some(self.late_from.max(self.back_from)));
+        at((self.store_until > now).then_some(self.store_until));
+        at(self.settings.counts.then_some(self.depth_from));
+        next.since(now).max(Duration::from_millis(1))
+    }
+
+    fn is_idle(&self) -> bool {
+        let stuck = self.lanes.is_ready() && self.paused_until.is_none();
+        self.batches.is_empty()
+            && self.page.is_none()
+            && !stuck
+            && ((self.lanes.is_exhausted() && !self.lanes.wants_back())
+                || self.paused_until.is_some()
+                || self.store_until > self.shared.clock.monotonic())
+    }
+
+    /// Waits for what is on its way.
+    async fn drain(&mut self, drain: Duration) {
+        let until = self.shared.clock.monotonic() + drain;
+        let mut late = self.shared.clock.sleep_until(until);
+        while !self.batches.is_empty() {
+            tokio::select! {
+                biased;
+                Some(ended) = self.batches.join_next() => self.ended(ended),
+                () = &mut late => {
+                    // Their messages are sent again after the lease.
+                    self.summary.unfinished = self.batches.len();
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn wait(mut poller: Poller) -> Polled {
+    Box::pin(async move {
+        let woken = poller.wait().await;
+        (poller, woken)
+    })
+}
+
+/// Waits for what is there to wait for.
+async fn maybe<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,884 @@
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
+use relaykit_sql_store::{Lease, Shard};
+
+use super::scan::Scan;
+use crate::store::{Page, ReadFrom, RowId, Seq, Stored, Unreadable};
+
+/// A row in memory.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) row: RowId,
+    pub(crate) key: Option<OrderingKey>,
+    /// The message, or why it cannot be read.
+    pub(crate) content: Result<Message, String>,
+    pub(crate) attempts: Attempts,
+    /// How old it was when it was read, and when that was.
+    pub(crate) age: Duration,
+    pub(crate) failing_for: Option<Duration>,
+    pub(crate) read_at: Monotonic,
+    /// Whether it has waited, so that later rows of its key may have been held.
+    pub(crate) waited: bool,
+}
+
+/// What happened to a row that was taken.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It has left the store.
+    Gone,
+    /// It waits in the store, and holds its key.
+    Waits,
+    /// It is as it was.
+    Back(Box<Loaded>),
+    /// Nobody here knows; its shard is, or will be, somebody else's.
+    Lost,
+}
+
+/// Messages of one key come one after another: a lane. One without a key has a lane of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Key(Shard, OrderingKey),
+    Alone(RowId),
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    rows: BTreeMap<Seq, Loaded>,
+    /// The row that was taken and has not ended.
+    taken: Option<Seq>,
+    /// Whether that row had waited.
+    had_waited: bool,
+    /// The first row for which there was no room.
+    left_out: Option<Seq>,
+    /// Whether it is in line.
+    ready: bool,
+}
+
+/// What the relay has in memory, and in which order it goes. Decides, and does nothing.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    shards: BTreeMap<Shard, Held>,
+    by_name: HashMap<Name, Lane>,
+    /// The lanes whose first row can go, in line.
+    ready: VecDeque<Name>,
+    loaded: usize,
+    room: usize,
+    eras: u64,
+    /// The keys of which rows behind this place were left behind, and are to be read again before any later one.
+    left_behind: HashMap<Name, Seq>,
+    /// What ended while a page was on its way, which may show it as it was before.
+    meanwhile: Option<Meanwhile>,
+}
+
+/// What to look for once the page on its way is here, since that may not show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Look {
+    #[default]
+    Nothing,
+    New,
+    Late,
+    All,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    token: i64,
+    scan: Scan,
+    /// From where to read again, as soon as that may be.
+    again: Option<Seq>,
+    /// Counts up whenever a shard is read anew, so that no page from before is taken for one of now.
+    era: u64,
+    /// How many of its rows were taken and have not ended.
+    taken: usize,
+    /// Whether nothing is read or taken for now.
+    stands_still: bool,
+    /// Whether nobody knows what became of some rows, so that it must be read anew.
+    broken: bool,
+}
+
+#[derive(Debug, Default)]
+struct Meanwhile {
+    /// Of which shards it is, their eras, and from where.
+    asked: Vec<(Shard, u64, Seq)>,
+    ended: HashSet<RowId>,
+    waiting: HashSet<Name>,
+    left_behind: HashSet<Name>,
+    look: Look,
+}
+
+/// How many rows of one key are in memory at most.
+const LANE_ROOM: usize = 256;
+
+impl Lanes {
+    pub(crate) fn new(room: usize) -> Self {
+        Self {
+            shards: BTreeMap::new(),
+            by_name: HashMap::new(),
+            ready: VecDeque::new(),
+            loaded: 0,
+            room,
+            eras: 0,
+            left_behind: HashMap::new(),
+            meanwhile: None,
+        }
+    }
+
+    /// Takes over which leases are held. What was read under others is dropped.
+    ///
+    /// A shard that is about to be given back, or whose lease was not renewed in time, may yet be kept under the same token while
+    /// work on it has not ended. Its lanes stand still until then: to read it anew would be to send what is on its way twice, and
+    /// to take the end of one for the end of the other.
+    pub(crate) fn hold(&mut self, leases: &[Lease]) {
+        let kept: BTreeMap<Shard, i64> = leases.iter().map(|lease| (lease.shard, lease.token)).collect();
+        let mut lost: HashSet<Shard> = HashSet::new();
+        for (shard, held) in &mut self.shards {
+            let same = kept.get(shard) == Some(&held.token);
+            let other = !same && kept.contains_key(shard);
+            held.stands_still = !same || held.broken;
+            if other || (held.stands_still && held.taken == 0) {
+                lost.insert(*shard);
+            }
+        }
+        if !lost.is_empty() {
+            self.shards.retain(|shard, _| !lost.contains(shard));
+            self.by_name.retain(|name, _| !lost.contains(&name.shard()));
+            self.ready.retain(|name| !lost.contains(&name.shard()));
+            self.left_behind.retain(|name, _| !lost.contains(&name.shard()));
+            self.loaded = self.by_name.values().map(|lane| lane.rows.len()).sum();
+        }
+        for (shard, token) in kept {
+            self.shards.entry(shard).or_insert_with(|| {
+                self.eras += 1;
+                Held { token, era: self.eras, ..Held::default() }
+            });
+        }
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Returns what to read next, if anything and if there is room. [`load`](Self::load) or [`unread`](Self::unread) must follow.
+    pub(crate) fn next_page(&mut self) -> Option<Vec<ReadFrom>> {
+        if self.meanwhile.is_some() || self.loaded * 2 > self.room {
+            return None;
+        }
+        let readable = self.shards.iter().filter(|(_, held)| !held.stands_still);
+        let asked: Vec<(Shard, u64, Seq)> =
+            readable.filter_map(|(shard, held)| Some((*shard, held.era, held.scan.after()?))).collect();
+        if asked.is_empty() {
+            return None;
+        }
+        let from = asked.iter().map(|(shard, _, after)| ReadFrom { shard: *shard, after: *after }).collect();
+        self.meanwhile = Some(Meanwhile { asked, ..Meanwhile::default() });
+        Some(from)
+    }
+
+    /// Takes note that the page could not be read.
+    pub(crate) fn unread(&mut self) {
+        let look = self.meanwhile.take().map_or(Look::Nothing, |meanwhile| meanwhile.look);
+        self.look(look);
+    }
+
+    /// Takes a page over that was read with this limit for each shard.
+    pub(crate) fn load(&mut self, page: Page, limit: u32, now: Monotonic) {
+        let Some(meanwhile) = self.meanwhile.take() else { return };
+        let Page { rows, unreadable, due, mark, settled, .. } = page;
+        let mut by_shard: BTreeMap<Shard, BTreeMap<Seq, Loaded>> = BTreeMap::new();
+        let readable = rows.into_iter().map(|stored| Loaded::read(stored, now));
+        for loaded in readable.chain(unreadable.into_iter().map(|bad| Loaded::unreadable(bad, now))) {
+            by_shard.entry(loaded.row.shard).or_default().insert(loaded.row.seq, loaded);
+        }
+        for (shard, era, from) in &meanwhile.asked {
+            let rows = by_shard.remove(shard).unwrap_or_default();
+            let Some(held) = self.shards.get_mut(shard).filter(|held| held.era == *era) else {
+                continue;
+            };
+            let last = rows.keys().next_back().copied();
+            held.scan.read(*from, last, rows.len() >= limit as usize, mark, settled);
+            self.left_behind.retain(|name, place| {
+                name.shard() != *shard || *place < *from || meanwhile.left_behind.contains(name)
+            });
+            for (seq, loaded) in rows {
+                let name = Name::of(loaded.row, loaded.key.as_ref());
+                if self.left_behind.contains_key(&name) || self.is_beyond(&name, *from) {
+                    continue;
+                }
+                if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
+                    continue;
+                }
+                if !self.put(name, loaded) {
+                    // No room: from here on, it is read again.
+                    if let Some(held) = self.shards.get_mut(shard) {
+                        held.scan.rewind(seq);
+                    }
+                    break;
+                }
+            }
+        }
+        for row in due {
+            if !self.has(row)
+                && !meanwhile.ended.contains(&row)
+                && let Some(held) = self.shards.get_mut(&row.shard)
+            {
+                held.go_back(row.seq);
+            }
+        }
+        self.look(meanwhile.look);
+    }
+
+    /// Returns whether a row that has waited is on its way, and lies before the page. The store may have it as gone by now, and
+    /// so show later rows of its key; but those that it held on the pages before are to be read first.
+    fn is_beyond(&self, name: &Name, from: Seq) -> bool {
+        let lane = self.by_name.get(name).filter(|lane| lane.had_waited);
+        lane.and_then(|lane| lane.taken).is_some_and(|taken| taken <= from)
+    }
+
+    /// Puts a row into its lane. Returns `false` if there is no room at all.
+    fn put(&mut self, name: Name, loaded: Loaded) -> bool {
+        if self.loaded >= self.room {
+            return false;
+        }
+        let seq = loaded.row.seq;
+        let lane = self.by_name.entry(name.clone()).or_default();
+        if lane.taken == Some(seq) || lane.rows.contains_key(&seq) {
+            return true;
+        }
+        if lane.left_out.is_some_and(|first| first < seq) {
+            return true;
+        }
+        lane.rows.insert(seq, loaded);
+        if lane.rows.len() > LANE_ROOM {
+            lane.left_out = lane.rows.pop_last().map(|(seq, _)| seq);
+            return true;
+        }
+        self.loaded += 1;
+        if !lane.ready && lane.taken.is_none() {
+            lane.ready = true;
+            self.ready.push_back(name);
+        }
+        true
+    }
+
+    fn has(&self, row: RowId) -> bool {
+        // Rows that are due are few.
+        self.by_name
+            .iter()
+            .filter(|(name, _)| name.shard() == row.shard)
+            .any(|(_, lane)| lane.taken == Some(row.seq) || lane.rows.contains_key(&row.seq))
+    }
+
+    /// Returns whether no row waits in memory.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.loaded == 0
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes the first rows of up to `max` lanes, one of each, of shards for which `enter` says yes.
+    pub(crate) fn take(&mut self, max: usize, mut enter: impl FnMut(Lease) -> bool) -> Vec<Loaded> {
+        let mut taken = Vec::new();
+        let mut passed = 0;
+        while taken.len() < max && passed < self.ready.len() {
+            let Some(name) = self.ready.pop_front() else { break };
+            let held = self.shards.get_mut(&name.shard()).filter(|held| !held.stands_still);
+            let Some(held) = held.filter(|held| enter(Lease { shard: name.shard(), token: held.token }))
+            else {
+                self.ready.push_back(name);
+                passed += 1;
+                continue;
+            };
+            let Some(lane) = self.by_name.get_mut(&name) else { continue };
+            lane.ready = false;
+            if let Some((seq, loaded)) = lane.rows.pop_first() {
+                lane.taken = Some(seq);
+                lane.had_waited = loaded.waited;
+                held.taken += 1;
+                self.loaded -= 1;
+                taken.push(loaded);
+            }
+        }
+        taken
+    }
+
+    /// Takes note of what became of a row that was taken under this token.
+    pub(crate) fn end(&mut self, row: RowId, key: Option<&OrderingKey>, token: i64, end: End) {
+        let Some(held) = self.shards.get_mut(&row.shard).filter(|held| held.token == token) else { return };
+        held.taken = held.taken.saturating_sub(1);
+        if matches!(end, End::Lost) {
+            // Its lane stands still, until the shard is read anew.
+            held.broken = true;
+            return;
+        }
+        let name = Name::of(row, key);
+        let Some(lane) = self.by_name.get_mut(&name).filter(|lane| lane.taken == Some(row.seq)) else {
+            return;
+        };
+        if let Some(meanwhile) = &mut self.meanwhile
+            && matches!(end, End::Gone | End::Waits)
+        {
+            meanwhile.ended.insert(row);
+        }
+        match end {
+            End::Lost => return,
+            End::Gone => {
+                lane.taken = None;
+                let had_waited = lane.had_waited && key.is_some();
+                if had_waited {
+                    // While it was unsettled, the store showed nothing of its key behind it.
+                    self.leave_behind(&name, row.seq);
+                }
+            }
+            End::Back(loaded) => {
+                lane.taken = None;
+                lane.rows.insert(row.seq, *loaded);
+                self.loaded += 1;
+            }
+            End::Waits => {
+                // What comes behind it is read again when its wait is over.
+                self.loaded -= lane.rows.len();
+                self.by_name.remove(&name);
+                if let Some(meanwhile) = &mut self.meanwhile {
+                    meanwhile.waiting.insert(name);
+                }
+                return;
+            }
+        }
+        let Some(lane) = self.by_name.get_mut(&name) else { return };
+        if lane.rows.is_empty() {
+            let left_out = lane.left_out;
+            self.by_name.remove(&name);
+            if let Some(first) = left_out {
+                self.leave_behind(&name, Seq(first.0.saturating_sub(1)));
+            }
+        } else {
+            lane.ready = true;
+            self.ready.push_back(name);
+        }
+    }
+
+    /// Reads the rows of a key behind this place again, and takes no later ones until then.
+    fn leave_behind(&mut self, name: &Name, place: Seq) {
+        let Some(held) = self.shards.get_mut(&name.shard()) else { return };
+        held.go_back(Seq(place.0.saturating_add(1)));
+        let first = self.left_behind.entry(name.clone()).or_insert(place);
+        *first = place.min(*first);
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.left_behind.insert(name.clone());
+        }
+    }
+
+    /// Reads every shard on, since there may be new rows; with `late`, also what may have come in sight late.
+    pub(crate) fn look_again(&mut self, late: bool) {
+        self.look(if late { Look::Late } else { Look::New });
+    }
+
+    /// Reads every shard from its beginning.
+    pub(crate) fn start_over(&mut self) {
+        self.look(Look::All);
+    }
+
+    fn look(&mut self, look: Look) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.look = meanwhile.look.max(look);
+            return;
+        }
+        for held in self.shards.values_mut() {
+            match look {
+                Look::Nothing => {}
+                Look::New => held.scan.look_again(),
+                Look::Late => held.scan.rescan(),
+                Look::All => held.scan.rewind(Seq(0)),
+            }
+        }
+    }
+
+    /// Returns whether rows may still appear behind what was read.
+    pub(crate) fn may_appear(&self) -> bool {
+        self.shards.values().any(|held| held.scan.may_appear())
+    }
+
+    /// Returns whether some rows are to be read again, and can be now.
+    pub(crate) fn wants_back(&self) -> bool {
+        self.meanwhile.is_none() && self.shards.values().any(|held| held.again.is_some())
+    }
+
+    /// Goes back to the rows that are to be read again.
+    pub(crate) fn go_back(&mut self) {
+        if self.meanwhile.is_some() {
+            return;
+        }
+        for held in self.shards.values_mut() {
+            if let Some(to) = held.again.take() {
+                held.scan.rewind(to);
+            }
+        }
+    }
+
+    /// Returns whether everything was read.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.shards
+            .values()
+            .all(|held| held.stands_still || (held.scan.after().is_none() && held.again.is_none()))
+    }
+}
+
+impl Held {
+    fn go_back(&mut self, to: Seq) {
+        self.again = Some(self.again.map_or(to, |again| again.min(to)));
+    }
+}
+
+impl Name {
+    fn of(row: RowId, key: Option<&OrderingKey>) -> Self {
+        key.map_or(Self::Alone(row), |key| Self::Key(row.shard, key.clone()))
+    }
+
+    const fn shard(&self) -> Shard {
+        match self {
+            Self::Key(shard, _) => *shard,
+            Self::Alone(row) => row.shard,
+        }
+    }
+}
+
+impl Loaded {
+    fn read(stored: Stored, now: Monotonic) -> Self {
+        let Stored { row, message, attempts, age, failing_for, waited } = stored;
+        let (key, attempts) = (message.ordering_key().cloned(), Attempts::resume(attempts));
+        Self { row, key, content: Ok(message), attempts, age, failing_for, read_at: now, waited }
+    }
+
+    fn unreadable(bad: Unreadable, now: Monotonic) -> Self {
+        let Unreadable { row, key, error } = bad;
+        Self {
+            row,
+            key,
+            content: Err(error),
+            attempts: Attempts::default(),
+            age: Duration::ZERO,
+            failing_for: None,
+            read_at: now,
+            waited: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relaykit_pipeline_traits::{MessageId, Rng, Timestamp};
+
+    use super::*;
+
+    const SHARD: Shard = Shard::new(1);
+    const LEASE: Lease = Lease { shard: SHARD, token: 7 };
+
+    fn row(seq: i64) -> RowId {
+        RowId { shard: SHARD, seq: Seq(seq) }
+    }
+
+    fn key() -> OrderingKey {
+        OrderingKey::new("k").unwrap()
+    }
+
+    fn stored(seq: i64) -> Stored {
+        let at = Timestamp::from_millis(1);
+        let id = MessageId::new(at, &mut Rng::seeded(seq.unsigned_abs()));
+        let message = Message::builder(id, "kind", at).ordering_key("k").build().unwrap();
+        Stored { row: row(seq), message, attempts: 0, age: Duration::ZERO, failing_for: None, waited: false }
+    }
+
+    fn unkeyed(seq: i64) -> Stored {
+        let at = Timestamp::from_millis(1);
+        let id = MessageId::new(at, &mut Rng::seeded(seq.unsigned_abs()));
+        Stored { message: Message::builder(id, "kind", at).build().unwrap(), ..stored(seq) }
+    }
+
+    fn page(seqs: impl IntoIterator<Item = i64>) -> Page {
+        Page { rows: seqs.into_iter().map(stored).collect(), ..Page::default() }
+    }
+
+    fn load(lanes: &mut Lanes, seqs: impl IntoIterator<Item = i64>) {
+        lanes.look_again(false);
+        lanes.next_page().unwrap();
+        lanes.load(page(seqs), 1_000, Monotonic::default());
+    }
+
+    fn take(lanes: &mut Lanes) -> Vec<i64> {
+        lanes.take(10, |_| true).iter().map(|loaded| loaded.row.seq.0).collect()
+    }
+
+    fn lanes() -> Lanes {
+        let mut lanes = Lanes::new(1_000);
+        lanes.hold(&[LEASE]);
+        lanes
+    }
+
+    #[test]
+    fn the_next_of_a_key_goes_when_the_one_before_it_has_gone() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1, 2]);
+        assert_eq!(take(&mut lanes), [1]);
+        assert!(take(&mut lanes).is_empty());
+        lanes.end(row(1), Some(&key()), 7, End::Gone);
+        assert_eq!(take(&mut lanes), [2]);
+    }
+
+    #[test]
+    fn what_comes_behind_a_row_that_waits_is_dropped() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1, 2]);
+        take(&mut lanes);
+        lanes.end(row(1), Some(&key()), 7, End::Waits);
+        assert!(take(&mut lanes).is_empty());
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn a_page_from_before_a_row_ended_brings_neither_it_nor_its_successors_back() {
+        for (end, then) in [(End::Gone, vec![2]), (End::Waits, vec![])] {
+            let mut lanes = lanes();
+            load(&mut lanes, [1]);
+            take(&mut lanes);
+            lanes.look_again(false);
+            lanes.next_page().unwrap();
+            lanes.end(row(1), Some(&key()), 7, end);
+            // The page was read before that.
+            lanes.load(page([1, 2]), 1_000, Monotonic::default());
+            assert_eq!(take(&mut lanes), then);
+        }
+    }
+
+    #[test]
+    fn rows_that_are_read_again_are_there_once() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1, 2]);
+        lanes.start_over();
+        load(&mut lanes, [1, 2]);
+        assert_eq!(take(&mut lanes), [1]);
+        lanes.start_over();
+        load(&mut lanes, [1, 2]);
+        assert!(take(&mut lanes).is_empty());
+    }
+
+    #[test]
+    fn rows_beyond_the_room_of_a_key_are_read_again_when_it_is_empty() {
+        let mut lanes = lanes();
+        let room = i64::try_from(LANE_ROOM).unwrap();
+        load(&mut lanes, 1..=room + 5);
+        for seq in 1..=room {
+            assert_eq!(take(&mut lanes), [seq]);
+            assert!(!lanes.wants_back());
+            lanes.end(row(seq), Some(&key()), 7, End::Gone);
+        }
+        assert!(lanes.wants_back());
+        lanes.go_back();
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(room));
+    }
+
+    #[test]
+    fn a_row_of_a_lower_place_goes_first_also_if_there_is_no_room() {
+        let mut lanes = lanes();
+        let room = i64::try_from(LANE_ROOM).unwrap();
+        load(&mut lanes, 10..10 + room);
+        lanes.start_over();
+        load(&mut lanes, std::iter::once(3).chain(10..10 + room));
+        assert_eq!(take(&mut lanes), [3]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_read_again() {
+        let mut lanes = Lanes::new(2);
+        lanes.hold(&[LEASE]);
+        load(&mut lanes, [1, 2, 3]);
+        assert_eq!(take(&mut lanes), [1]);
+        lanes.end(row(1), Some(&key()), 7, End::Gone);
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(2));
+    }
+
+    #[test]
+    fn a_shard_under_another_token_begins_anew() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1, 2]);
+        take(&mut lanes);
+        lanes.hold(&[Lease { token: 8, ..LEASE }]);
+        assert!(lanes.is_empty());
+        lanes.end(row(1), Some(&key()), 7, End::Gone);
+        load(&mut lanes, [1, 2]);
+        assert_eq!(take(&mut lanes), [1], "nobody knows what became of it");
+    }
+
+    #[test]
+    fn a_shard_that_is_kept_after_all_goes_on_and_sends_nothing_twice() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1, 2, 3]);
+        assert_eq!(take(&mut lanes), [1]);
+        // About to be given back, as soon as the work on it has ended.
+        lanes.hold(&[]);
+        assert!(take(&mut lanes).is_empty());
+        assert!(lanes.next_page().is_none());
+        lanes.hold(&[LEASE]);
+        load(&mut lanes, [1, 2, 3]);
+        assert!(take(&mut lanes).is_empty(), "1 is on its way");
+        lanes.end(row(1), Some(&key()), 7, End::Gone);
+        assert_eq!(take(&mut lanes), [2]);
+    }
+
+    #[test]
+    fn a_page_from_before_a_shard_is_read_anew_is_passed_over() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1]);
+        take(&mut lanes);
+        lanes.end(row(1), Some(&key()), 7, End::Gone);
+        lanes.look_again(false);
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(1));
+        lanes.hold(&[]);
+        lanes.hold(&[LEASE]);
+        lanes.load(page([5]), 1_000, Monotonic::default());
+        assert!(take(&mut lanes).is_empty());
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(0));
+    }
+
+    #[test]
+    fn a_shard_of_which_something_was_lost_is_read_anew_when_the_rest_has_ended() {
+        let mut lanes = lanes();
+        lanes.next_page().unwrap();
+        let other = Stored { row: row(9), ..unkeyed(9) };
+        lanes.load(Page { rows: vec![stored(1), other], ..Page::default() }, 1_000, Monotonic::default());
+        assert_eq!(take(&mut lanes), [1, 9]);
+        lanes.end(row(1), Some(&key()), 7, End::Lost);
+        lanes.hold(&[LEASE]);
+        assert!(lanes.next_page().is_none());
+        lanes.end(row(9), None, 7, End::Gone);
+        lanes.hold(&[LEASE]);
+        load(&mut lanes, [1, 2]);
+        assert_eq!(take(&mut lanes), [1]);
+    }
+
+    #[test]
+    fn a_page_of_a_lost_shard_is_passed_over() {
+        let mut lanes = lanes();
+        lanes.next_page().unwrap();
+        lanes.hold(&[]);
+        lanes.load(page([1]), 1_000, Monotonic::default());
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn what_a_row_that_waited_held_is_read_again_when_it_has_gone() {
+        let mut lanes = lanes();
+        lanes.next_page().unwrap();
+        let waited = Stored { waited: true, ..stored(4) };
+        lanes.load(Page { rows: vec![waited], ..Page::default() }, 1_000, Monotonic::default());
+        load(&mut lanes, []);
+        take(&mut lanes);
+        lanes.end(row(4), Some(&key()), 7, End::Gone);
+        lanes.go_back();
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(4));
+    }
+
+    #[test]
+    fn later_rows_of_a_key_wait_until_those_left_behind_are_read() {
+        let mut lanes = lanes();
+        load(&mut lanes, [9]);
+        take(&mut lanes);
+        lanes.end(row(9), Some(&key()), 7, End::Gone);
+        // It waited, and the store hid what is behind it while the end of the shard was read.
+        lanes.start_over();
+        lanes.next_page().unwrap();
+        let waited = Stored { waited: true, ..stored(4) };
+        lanes.load(Page { rows: vec![waited], ..Page::default() }, 1_000, Monotonic::default());
+        assert_eq!(take(&mut lanes), [4]);
+        load(&mut lanes, []);
+        lanes.end(row(4), Some(&key()), 7, End::Gone);
+        lanes.look_again(false);
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(4));
+        lanes.load(page([5]), 1_000, Monotonic::default());
+        assert_eq!(take(&mut lanes), [5]);
+    }
+
+    #[test]
+    fn a_look_that_is_asked_for_while_a_page_is_on_its_way_is_taken_after_it() {
+        let mut lanes = lanes();
+        lanes.next_page().unwrap();
+        lanes.look_again(false);
+        lanes.load(page([]), 1_000, Monotonic::default());
+        assert!(lanes.next_page().is_some());
+        lanes.load(page([]), 1_000, Monotonic::default());
+        assert!(lanes.next_page().is_none());
+    }
+
+    #[test]
+    fn what_is_to_be_read_again_is_not_passed_over_by_the_page_on_its_way() {
+        let mut lanes = lanes();
+        lanes.next_page().unwrap();
+        let waited = Stored { waited: true, ..stored(4) };
+        lanes.load(Page { rows: vec![waited], ..Page::default() }, 1_000, Monotonic::default());
+        take(&mut lanes);
+        lanes.look_again(false);
+        lanes.next_page().unwrap();
+        lanes.end(row(4), Some(&key()), 7, End::Gone);
+        lanes.go_back();
+        // Read while row 4 still held row 5.
+        lanes.load(page([]), 1_000, Monotonic::default());
+        assert!(lanes.wants_back());
+        lanes.go_back();
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(4));
+        lanes.load(page([5, 6]), 1_000, Monotonic::default());
+        assert_eq!(take(&mut lanes), [5]);
+    }
+
+    #[test]
+    fn rows_that_are_due_are_read_again_unless_they_are_here() {
+        let mut lanes = lanes();
+        load(&mut lanes, [1, 5]);
+        lanes.look_again(false);
+        lanes.next_page().unwrap();
+        lanes.load(Page { due: vec![row(1)], ..Page::default() }, 1_000, Monotonic::default());
+        assert!(!lanes.wants_back());
+        lanes.look_again(false);
+        lanes.next_page().unwrap();
+        lanes.load(Page { due: vec![row(3)], ..Page::default() }, 1_000, Monotonic::default());
+        lanes.go_back();
+        assert_eq!(lanes.next_page().unwrap()[0].after, Seq(2));
+    }
+
+    /// One shard, a store beside it, and everything that can happen between, in random order: pages that arrive late, sends that
+    /// end late, leases that are about to be given back and kept after all, or lost and taken anew.
+    #[test]
+    fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left() {
+        for seed in 0..500 {
+            let mut rng = Rng::seeded(seed);
+            let mut world = World::new(&mut rng);
+            for _ in 0..400 {
+                world.step(&mut rng, false);
+            }
+            for _ in 0..4_000 {
+                world.step(&mut rng, true);
+            }
+            assert!(world.rows.is_empty(), "seed {seed}: left {:?} {:?}", world.rows, world.lanes);
+            world.assert_order(seed);
+        }
+    }
+
+    /// When a row waits no more; 0 if it never waited.
+    type Wait = u64;
+
+    struct World {
+        lanes: Lanes,
+        token: i64,
+        held: bool,
+        now: Wait,
+        rows: BTreeMap<Seq, (OrderingKey, Wait)>,
+        next: i64,
+        /// A page as it was read, not yet here.
+        page: Option<Page>,
+        /// What is on its way: the row, its key, under which token.
+        sent: Vec<(Seq, OrderingKey, i64)>,
+        /// What the store has, and the lanes do not know yet.
+        settled: Vec<(Seq, OrderingKey, i64, End)>,
+        taken: Vec<(OrderingKey, Seq)>,
+    }
+
+    impl World {
+        fn new(rng: &mut Rng) -> Self {
+            let room = 2 + usize::try_from(rng.below(20)).unwrap();
+            let lanes = Lanes::new(room);
+            let (sent, settled, taken) = (Vec::new(), Vec::new(), Vec::new());
+            let rows = BTreeMap::new();
+            Self { lanes, token: 7, held: true, now: 1, rows, next: 1, page: None, sent, settled, taken }
+        }
+
+        fn read(&self, after: Seq, limit: usize) -> Page {
+            let held_by = |seq: Seq, key: &OrderingKey, after: Seq| {
+                self.rows.range(..seq).any(|(place, (other, wait))| {
+                    other == key && *wait > 0 && (*wait > self.now || *place <= after)
+                })
+            };
+            let eligible = self.rows.iter().filter(|(seq, (key, wait))| {
+                **seq > after && *wait <= self.now && !held_by(**seq, key, after)
+            });
+            let rows = eligible.take(limit).map(|(seq, (key, wait))| {
+                let message = stored(seq.0).message;
+                let builder = Message::builder(message.id(), "kind", message.occurred_at());
+                let message = builder.ordering_key(key.as_str()).build().unwrap();
+                Stored { row: row(seq.0), message, waited: *wait > 0, ..stored(seq.0) }
+            });
+            let due = self
+                .rows
+                .iter()
+                .find(|(seq, (key, wait))| *wait > 0 && *wait <= self.now && !held_by(**seq, key, Seq(0)));
+            let due = due.map(|(seq, _)| row(seq.0)).into_iter().collect();
+            Page { rows: rows.collect(), due, ..Page::default() }
+        }
+
+        fn step(&mut self, rng: &mut Rng, calm: bool) {
+            self.now += rng.below(3);
+            let leases = if self.held { vec![Lease { shard: SHARD, token: self.token }] } else { Vec::new() };
+            self.lanes.hold(&leases);
+            match rng.below(14) {
+                0 if !calm => {
+                    for _ in 0..rng.below(6) {
+                        let key = OrderingKey::new(format!("k{}", rng.below(3))).unwrap();
+                        self.rows.insert(Seq(self.next), (key, 0));
+                        self.next += 1;
+                    }
+                }
+                1 => self.held = calm || !self.held,
+                2 if !calm && self.sent.is_empty() && self.settled.is_empty() && rng.chance(0.3) => {
+                    self.token += 1;
+                }
+                3 | 4 => self.lanes.look_again(rng.chance(0.2)),
+                5 => self.lanes.go_back(),
+                6 | 7 if self.page.is_none() => {
+                    if let Some(from) = self.lanes.next_page() {
+                        self.page = Some(self.read(from[0].after, 3));
+                    }
+                }
+                8 | 9 => {
+                    if let Some(page) = self.page.take() {
+                        self.lanes.load(page, 3, Monotonic::default());
+                    }
+                }
+                10 => {
+                    let most = 1 + usize::try_from(rng.below(3)).unwrap();
+                    let held = self.held;
+                    for loaded in self.lanes.take(most, |_| held) {
+                        self.sent.push((loaded.row.seq, loaded.key.unwrap(), self.token));
+                    }
+                }
+                11 | 12 if !self.settled.is_empty() => {
+                    let at = usize::try_from(rng.below(self.settled.len() as u64)).unwrap();
+                    let (seq, key, token, end) = self.settled.swap_remove(at);
+                    self.lanes.end(row(seq.0), Some(&key), token, end);
+                }
+                _ if !self.sent.is_empty() => {
+                    let at = usize::try_from(rng.below(self.sent.len() as u64)).unwrap();
+                    let (seq, key, token) = self.sent.swap_remove(at);
+                    let end = if !calm && rng.chance(0.3) {
+                        self.rows.get_mut(&seq).unwrap().1 = self.now + rng.below(6);
+                        End::Waits
+                    } else {
+                        self.taken.push((key.clone(), seq));
+                        self.rows.remove(&seq);
+                        End::Gone
+                    };
+                    self.settled.push((seq, key, token, end));
+                }
+                _ => {}
+            }
+        }
+
+        fn assert_order(&self, seed: u64) {
+            let mut high: HashMap<&OrderingKey, Seq> = HashMap::new();
+            for (key, seq) in &self.taken {
+                let before = high.insert(key, *seq);
+                assert!(before.is_none_or(|before| before < *seq), "seed {seed}: {:?}", self.taken);
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use relaykit_pipeline_traits::{
+    BatchContext, BatchHandler, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
+};
+use relaykit_sql_store::judge::{Called, Cause, Fate, Word, call, discard, fate, words};
+use relaykit_sql_store::{Lease, Permit, Shard, StoreError};
+
+use super::event::RelayEvent;
+use super::lanes::{End, Loaded};
+use crate::dead::DeadReason;
+use crate::metrics;
+use crate::store::{Dying, OutboxStore, RowId, Settlement, Waiting};
+
+/// The longest error text that is stored, in bytes.
+const MAX_ERROR_BYTES: usize = 4096;
+
+/// The wait before a settlement is tried again, at first and at last.
+const SETTLE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What the batches of a relay share.
+pub(crate) struct Shared<S, H> {
+    pub(crate) name: String,
+    pub(crate) store: S,
+    pub(crate) sender: H,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) retry: Arc<dyn RetryPolicy>,
+    pub(crate) rng: Mutex<Rng>,
+    pub(crate) recorder: Arc<dyn Recorder>,
+    pub(crate) observer: Option<Observer>,
+    pub(crate) send_timeout: Duration,
+    /// What remains of a lease when its last send must have ended, to settle.
+    pub(crate) settle_reserve: Duration,
+}
+
+pub(crate) type Observer = Arc<dyn Fn(&RelayEvent) + Send + Sync>;
+
+/// What became of a batch.
+pub(crate) struct Ended {
+    pub(crate) rows: Vec<(RowId, Option<OrderingKey>, i64, End)>,
+    pub(crate) sent: u64,
+    pub(crate) retried: u64,
+    pub(crate) dead: u64,
+    pub(crate) lost: u64,
+    /// The other side refused everything: what it asks to wait, and what it said.
+    pub(crate) refused: Option<(Option<Duration>, String)>,
+    /// How long until the first row of it that waits is due.
+    pub(crate) due: Option<Duration>,
+}
+
+/// Some messages that are sent together, and what is known of them.
+#[derive(Default)]
+struct Part {
+    messages: Vec<Message>,
+    rows: Vec<Loaded>,
+}
+
+impl<S, H> Shared<S, H> {
+    pub(crate) fn tell(&self, event: &RelayEvent) {
+        if let Some(observer) = &self.observer {
+            observer(event);
+        }
+    }
+
+    fn unit(&self) -> f64 {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).unit()
+    }
+}
+
+/// Sends a batch, in halves where it cannot be judged as a whole, and writes what became of it. Never longer than its leases.
+pub(crate) async fn send<S, H>(shared: Arc<Shared<S, H>>, rows: Vec<Loaded>, permits: Vec<Permit>) -> Ended
+where
+    S: OutboxStore,
+    H: BatchHandler<Message>,
+    H::Error: std::fmt::Display,
+{
+    let mut batch =
+        Batch { shared: &shared, permits: &permits, fates: Vec::new(), back: Vec::new(), refused: None };
+    let mut first = Part::default();
+    for loaded in rows {
+        batch.admit(loaded, &mut first);
+    }
+    let mut parts = VecDeque::from([first]);
+    while let Some(part) = parts.pop_front() {
+        if part.rows.is_empty() {
+            continue;
+        }
+        let left = batch.time_left();
+        if left.is_zero() || batch.refused.is_some() {
+            batch.give_back(part);
+            continue;
+        }
+        let called = batch.lend(&part, left.min(shared.send_timeout)).await;
+        batch.judge(part, called, &mut parts);
+    }
+    batch.settle().await
+}
+
+struct Batch<'a, S, H> {
+    shared: &'a Arc<Shared<S, H>>,
+    permits: &'a [Permit],
+    fates: Vec<(Loaded, Fate)>,
+    back: Vec<Loaded>,
+    refused: Option<(Option<Duration>, String)>,
+}
+
+impl<S, H> Batch<'_, S, H>
+where
+    S: OutboxStore,
+    H: BatchHandler<Message>,
+    H::Error: std::fmt::Display,
+{
+    /// Puts a row into the first part, unless it cannot be read.
+    fn admit(&mut self, mut loaded: Loaded, part: &mut Part) {
+        match std::mem::replace(&mut loaded.content, Err(String::new())) {
+            Ok(message) => {
+                part.messages.push(message);
+                part.rows.push(loaded);
+            }
+            Err(error) => {
+                loaded.content = Err(error.clone());
+                self.fates.push((loaded, Fate::Dead { cause: Cause::Rejected, error }));
+            }
+        }
+    }
+
+    /// Returns how long a send may still take.
+    fn time_left(&self) -> Duration {
+        let shortest = self.permits.iter().map(Permit::remaining).min().unwrap_or_default();
+        shortest.saturating_sub(self.shared.settle_reserve)
+    }
+
+    async fn lend(&self, part: &Part, limit: Duration) -> Called<H::Error> {
+        let shared = self.shared;
+        let begun = shared.clock.monotonic();
+        let attempt = part.rows.iter().map(|row| row.attempts.next()).max().unwrap_or(1);
+        let context = BatchContext::new(attempt).with_deadline(begun + limit);
+        let handle = async || discard(shared.sender.handle(&part.messages, &context).await);
+        let called = call(handle, limit, &*shared.clock).await;
+        let took = shared.clock.monotonic().since(begun).as_secs_f64();
+        shared.recorder.observe(&metrics::SEND, &[&shared.name], took);
+        let window = match &called {
+            Called::TimedOut(_) => Some("timeout"),
+            Called::Panicked(_) => Some("panic"),
+            Called::Outcome(_) => None,
+        };
+        if let Some(window) = window {
+            shared.recorder.add(&metrics::REDELIVERED, &[&shared.name, window], part.rows.len() as u64);
+        }
+        called
+    }
+
+    /// Decides about each message of a part, and plans those that are sent again at once.
+    fn judge(&mut self, part: Part, called: Called<H::Error>, parts: &mut VecDeque<Part>) {
+        let shared = self.shared;
+        let alone = part.rows.len() == 1;
+        let words = words(called, part.rows.len());
+        let progress = words.iter().any(Word::is_final);
+        if let Some(refused) = refused(&words) {
+            self.refused = Some(refused);
+            return self.give_back(part);
+        }
+        let (mut isolate, mut again) = (Part::default(), Part::default());
+        let mut rng = shared.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((message, mut loaded), word) in part.messages.into_iter().zip(part.rows).zip(words) {
+            match word {
+                Word::Isolate { .. } if !alone => isolate.push(message, loaded),
+                // The part got smaller, so this cannot go on for ever.
+                Word::Untried if progress => again.push(message, loaded),
+                word => {
+                    let elapsed = loaded.failing_for.map_or(Duration::ZERO, |failing| {
+                        failing + shared.clock.monotonic().since(loaded.read_at)
+                    });
+                    let context = Failure { elapsed, ..Failure::of_attempt(0) };
+                    let fate = fate(word, &mut loaded.attempts, context, &*shared.retry, &mut rng);
+                    loaded.content = Ok(message);
+                    self.fates.push((loaded, fate));
+                }
+            }
+        }
+        drop(rng);
+        let second = isolate.split_half();
+        for part in [again, second, isolate] {
+            if !part.rows.is_empty() {
+                parts.push_front(part);
+            }
+        }
+    }
+
+    fn give_back(&mut self, part: Part) {
+        self.back.extend(part.rows.into_iter().zip(part.messages).map(|(mut loaded, message)| {
+            loaded.content = Ok(message);
+            loaded
+        }));
+    }
+
+    /// Writes what became of the batch, again and again while its leases hold.
+    async fn settle(self) -> Ended {
+        let Self { shared, permits, fates, back, refused } = self;
+        let tokens: BTreeMap<Shard, i64> =
+            permits.iter().map(|permit| (permit.shard(), permit.token())).collect();
+        let token = |row: RowId| tokens.get(&row.shard).copied().unwrap_or_default();
+        let settlement = settlement(&fates, &tokens);
+        let mut ended = Ended { rows: Vec::new(), sent: 0, retried: 0, dead: 0, lost: 0, refused, due: None };
+        let stale =
+            if fates.is_empty() { Some(Vec::new()) } else { write(shared, &settlement, permits).await };
+        let mut lost_shards: Vec<Shard> = Vec::new();
+        for (loaded, fate) in fates {
+            let (row, key) = (loaded.row, loaded.key.clone());
+            if stale.as_ref().is_none_or(|stale| stale.contains(&row.shard)) {
+                ended.lost += 1;
+                if !lost_shards.contains(&row.shard) {
+                    lost_shards.push(row.shard);
+                }
+                ended.rows.push((row, key, token(row), End::Lost));
+                continue;
+            }
+            let end = ended.count(shared, &loaded, fate);
+            ended.rows.push((row, key, token(row), end));
+        }
+        if ended.lost > 0 {
+            shared.recorder.add(&metrics::LEASE_LOST, &[&shared.name], ended.lost);
+            let messages = usize::try_from(ended.lost).unwrap_or(usize::MAX);
+            shared.tell(&RelayEvent::LeaseLost { shards: lost_shards, messages });
+        }
+        for loaded in back {
+            let (row, key) = (loaded.row, loaded.key.clone());
+            ended.rows.push((row, key, token(row), End::Back(Box::new(loaded))));
+        }
+        ended
+    }
+}
+
+impl Ended {
+    /// Counts and tells what the store has now.
+    fn count<S, H>(&mut self, shared: &Shared<S, H>, loaded: &Loaded, fate: Fate) -> End {
+        let name = shared.name.as_str();
+        let id = loaded.content.as_ref().ok().map(Message::id);
+        let attempts = loaded.attempts.spent();
+        match fate {
+            Fate::Done => {
+                self.sent += 1;
+                let lag = loaded.age + shared.clock.monotonic().since(loaded.read_at);
+                shared.recorder.add(&metrics::SENT, &[name], 1);
+                shared.recorder.observe(&metrics::LAG, &[name], lag.as_secs_f64());
+                End::Gone
+            }
+            Fate::Dead { cause, error } => {
+                self.dead += 1;
+                let reason = reason(loaded, cause);
+                shared.recorder.add(&metrics::DEAD, &[name, reason.as_str()], 1);
+                shared.tell(&RelayEvent::Dead { id, reason, attempts, error });
+                End::Gone
+            }
+            Fate::Again { wait, error, .. } => {
+                self.retried += 1;
+                self.due = Some(self.due.map_or(wait, |due| due.min(wait)));
+                shared.recorder.add(&metrics::RETRIED, &[name], 1);
+                if let Some(id) = id {
+                    shared.tell(&RelayEvent::Retried { id, attempts, wait, error });
+                }
+                End::Waits
+            }
+        }
+    }
+}
+
+/// Returns what the other side asks to wait if it took nothing, and nothing is any message's fault.
+fn refused(words: &[Word]) -> Option<(Option<Duration>, String)> {
+    let mut longest = None;
+    let mut said = None;
+    for word in words {
+        match word {
+            Word::Refused { after, error } | Word::Spared { after, error } => {
+                longest = longest.max(*after);
+                said.get_or_insert_with(|| error.clone());
+            }
+            Word::Untried => {}
+            _ => return None,
+        }
+    }
+    Some((longest, said.unwrap_or_else(|| "the sender left everything untried".to_owned())))
+}
+
+fn settlement(fates: &[(Loaded, Fate)], tokens: &BTreeMap<Shard, i64>) -> Settlement {
+    let mut settlement = Settlement::default();
+    for (loaded, fate) in fates {
+        let (row, attempts) = (loaded.row, loaded.attempts.spent());
+        match fate {
+            Fate::Done => settlement.done.push(row),
+            Fate::Dead { cause, error } => {
+                let reason = reason(loaded, *cause);
+                settlement.dead.push(Dying { row, attempts, reason, error: cut(error) });
+            }
+            Fate::Again { wait, fresh, error } => settlement.retry.push(Waiting {
+                row,
+                attempts: if *fresh { 0 } else { attempts },
+                wait: *wait,
+                fresh: *fresh,
+                error: cut(error),
+            }),
+        }
+    }
+    let mut shards: Vec<Shard> = fates.iter().map(|(loaded, _)| loaded.row.shard).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    settlement.leases =
+        shards.into_iter().filter_map(|shard| Some(Lease { shard, token: *tokens.get(&shard)? })).collect();
+    settlement
+}
+
+fn reason(loaded: &Loaded, cause: Cause) -> DeadReason {
+    match (&loaded.content, cause) {
+        (Err(_), _) => DeadReason::Unreadable,
+        (Ok(_), Cause::Rejected) => DeadReason::Rejected,
+        (Ok(_), Cause::Exhausted) => DeadReason::Exhausted,
+    }
+}
+
+/// Writes a settlement, again and again while its leases hold. Returns the stale shards, or `None` if nobody knows what was written.
+async fn write<S: OutboxStore, H>(
+    shared: &Shared<S, H>,
+    settlement: &Settlement,
+    permits: &[Permit],
+) -> Option<Vec<Shard>> {
+    let begun = shared.clock.monotonic();
+    let mut wait = SETTLE_WAIT.0;
+    loop {
+        let error: StoreError = match shared.store.settle(settlement).await {
+            Ok(settled) => {
+                let took = shared.clock.monotonic().since(begun).as_secs_f64();
+                shared.recorder.observe(&metrics::SETTLE, &[&shared.name], took);
+                return Some(settled.stale);
+            }
+            Err(error) => error,
+        };
+        tracing::warn!(outbox = shared.name, %error, "could not write what became of a batch");
+        shared.tell(&RelayEvent::StoreFailed { error: error.to_string() });
+        let left = permits.iter().map(Permit::remaining).max().unwrap_or_default();
+        if left <= wait {
+            return None;
+        }
+        shared.clock.sleep(wait.mul_f64(1.0 - shared.unit() / 4.0)).await;
+        wait = (wait * 2).min(SETTLE_WAIT.1);
+    }
+}
+
+/// Cuts a text to what is stored of an error, between characters, without NUL.
+fn cut(error: &str) -> String {
+    let end = error.floor_char_boundary(MAX_ERROR_BYTES);
+    error[..end].replace('\0', "\u{fffd}")
+}
+
+impl Part {
+    fn push(&mut self, message: Message, loaded: Loaded) {
+        self.messages.push(message);
+        self.rows.push(loaded);
+    }
+
+    fn split_half(&mut self) -> Self {
+        let at = self.rows.len().div_ceil(2);
+        Self { messages: self.messages.split_off(at), rows: self.rows.split_off(at) }
+    }
+}

@@ -1,0 +1,126 @@
+use relaykit_pipeline_traits::InvalidSetting;
+use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult};
+use relaykit_sql_store::sqlite::{self, LEASE_MIGRATION, LEASE_TABLES};
+use relaykit_sql_store::{Migration, Names, Schema, Shards, Sql, TableForm};
+
+/// A wait that ends only when an operator says so.
+pub(super) const PARKED: i64 = i64::MAX;
+
+/// Places are never given twice, so a message that was replayed finds its old one free.
+///
+/// The first index is what pages are read by: an index ends with the row's place. The others know only rows that wait,
+/// or did, which are few.
+const TABLES: &str = "create table {messages} (
+  seq integer primary key autoincrement,
+  shard integer not null,
+  message_id blob not null unique check (length(message_id) = 16),
+  kind text not null,
+  ordering_key text,
+  payload blob not null,
+  headers text not null default '{}',
+  occurred_at integer not null,
+  added_at integer not null,
+  retry_at integer,
+  attempts integer not null default 0,
+  first_failed_at integer,
+  last_failed_at integer,
+  last_error text
+) strict;
+create index {=messages_shard} on {messages} (shard);
+create index {=messages_blocked} on {messages} (shard, ordering_key, seq, retry_at) where retry_at is not null;
+create index {=messages_due} on {messages} (shard, retry_at) where retry_at is not null;
+create table {dead} (
+  seq integer primary key,
+  shard integer not null,
+  message_id blob not null check (length(message_id) = 16),
+  kind text not null,
+  ordering_key text,
+  payload blob not null,
+  headers text not null,
+  occurred_at integer not null,
+  added_at integer not null,
+  attempts integer not null,
+  first_failed_at integer,
+  last_failed_at integer,
+  reason text not null,
+  error text not null,
+  died_at integer not null
+) strict;
+create index {=dead_message_id} on {dead} (message_id);
+";
+
+static MIGRATIONS: [Migration; 1] =
+    [Migration { version: 1, name: "outbox", parts: &[TABLES, LEASE_MIGRATION] }];
+
+static FORMS: [TableForm; 4] = [
+    TableForm {
+        name: "messages",
+        columns: &[
+            ("seq", "integer"),
+            ("shard", "integer"),
+            ("message_id", "blob"),
+            ("kind", "text"),
+            ("ordering_key", "text"),
+            ("payload", "blob"),
+            ("headers", "text"),
+            ("occurred_at", "integer"),
+            ("added_at", "integer"),
+            ("retry_at", "integer"),
+            ("attempts", "integer"),
+            ("first_failed_at", "integer"),
+            ("last_failed_at", "integer"),
+            ("last_error", "text"),
+        ],
+        indexes: &["messages_shard", "messages_blocked", "messages_due"],
+    },
+    TableForm {
+        name: "dead",
+        columns: &[
+            ("seq", "integer"),
+            ("shard", "integer"),
+            ("message_id", "blob"),
+            ("kind", "text"),
+            ("ordering_key", "text"),
+            ("payload", "blob"),
+            ("headers", "text"),
+            ("occurred_at", "integer"),
+            ("added_at", "integer"),
+            ("attempts", "integer"),
+            ("first_failed_at", "integer"),
+            ("last_failed_at", "integer"),
+            ("reason", "text"),
+            ("error", "text"),
+            ("died_at", "integer"),
+        ],
+        indexes: &["dead_message_id"],
+    },
+    LEASE_TABLES[0],
+    LEASE_TABLES[1],
+];
+
+/// Describes the tables: how to make them, and how they must look.
+#[must_use]
+pub fn schema(names: &Names, shards: Shards) -> Schema {
+    Schema::new(names.on_sqlite(), &MIGRATIONS, &FORMS).with_number("shards", shards.count().into())
+}
+
+/// Writes the SQL that makes the tables, to be run by another tool.
+#[must_use]
+pub fn migration_sql(names: &Names, shards: Shards) -> String {
+    sqlite::migration_sql(&schema(names, shards), 0)
+}
+
+/// Reads into how many shards the tables divide their messages.
+pub(super) fn count_shards(connection: &Connection, sql: &Sql) -> SqlResult<u16> {
+    connection.prepare_cached(sql.as_str())?.query_row([], |row| row.get(0))
+}
+
+pub(super) const COUNT_SHARDS: &str = "select coalesce(max(shard) + 1, 0) from {shards}";
+
+/// Fails if the tables have another number of shards than is thought.
+pub(super) fn check_shards(given: Shards, found: u16) -> Result<(), InvalidSetting> {
+    if found == given.count() {
+        return Ok(());
+    }
+    Err(InvalidSetting::new("shards", given.count(), format!("{found}, as many as the tables have")))
+}

@@ -1,0 +1,175 @@
+use relaykit_pipeline_traits::{InvalidSetting, MessageId, OrderingKey, Timestamp};
+use relaykit_sql_store::sqlite::{self, Database, SqliteLeaseStore, rusqlite};
+use relaykit_sql_store::{Difference, Migrated, Names, Shards, Sql, StoreError};
+use rusqlite::Connection;
+
+use super::add::SqliteOutbox;
+use super::dead::{DEPTH, Operate, depth};
+use super::page::Pages;
+use super::schema::{COUNT_SHARDS, check_shards, count_shards, schema};
+use super::settle::Settle;
+use crate::dead::{BlockedKey, DeadFilter, DeadLetter, check_limit};
+use crate::limits::Limits;
+use crate::store::{Depth, OutboxStore, Page, ReadFrom, Settled, Settlement};
+
+/// Messages in a SQLite file that the application writes too, through connections of its own. Cheap to clone.
+///
+/// Pages are read on a connection of its own, so polling takes no write lock.
+#[derive(Debug, Clone)]
+pub struct SqliteOutboxStore {
+    database: Database,
+    names: Names,
+    shards: Shards,
+    pages: Pages,
+    settle: Settle,
+    operate: Operate,
+    depth: Sql,
+    count: Sql,
+}
+
+impl SqliteOutboxStore {
+    /// Makes a store on the tables of these names, which [`migrate`](Self::migrate) makes for so many shards.
+    #[must_use]
+    pub fn new(database: Database, names: &Names, shards: Shards) -> Self {
+        let names = names.on_sqlite();
+        Self {
+            pages: Pages::new(&names),
+            settle: Settle::new(&names),
+            operate: Operate::new(&names),
+            depth: Sql::new(&names, &[DEPTH]),
+            count: Sql::new(&names, &[COUNT_SHARDS]),
+            database,
+            names,
+            shards,
+        }
+    }
+
+    /// Returns what adds messages to the same tables, by the system's clock.
+    #[must_use]
+    pub fn outbox(&self, limits: Limits) -> SqliteOutbox {
+        SqliteOutbox::new(&self.names, self.shards, limits)
+    }
+
+    /// Makes the tables, or brings them to this version. The number of shards is fixed with that.
+    ///
+    /// # Errors
+    ///
+    /// The tables are newer, or have another number of shards, or any error of [`Database::write`]. Nothing was changed
+    /// then, unless the error is in doubt.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped migration is done as a whole, or not at all.
+    pub async fn migrate(&self) -> Result<Migrated, StoreError> {
+        let migrated = sqlite::migrate(&self.database, &schema(&self.names, self.shards)).await?;
+        self.check_shards("migrate tables").await?;
+        Ok(migrated)
+    }
+
+    /// Lists how the tables differ from what this version needs; nothing, if they are fine.
+    ///
+    /// # Errors
+    ///
+    /// The tables are newer or older, or have another number of shards, or any error of [`Database::read`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it changes nothing.
+    pub async fn verify(&self) -> Result<Vec<Difference>, StoreError> {
+        let differences = sqlite::verify(&self.database, &schema(&self.names, self.shards)).await?;
+        if differences.is_empty() {
+            self.check_shards("verify tables").await?;
+        }
+        Ok(differences)
+    }
+
+    async fn check_shards(&self, op: &'static str) -> Result<(), StoreError> {
+        let count = self.count.clone();
+        let found = self.database.read(op, move |connection| count_shards(connection, &count)).await?;
+        let rejected = |error: InvalidSetting| StoreError::Rejected { op, source: error.into() };
+        check_shards(self.shards, found).map_err(rejected)
+    }
+
+    async fn read<T, W>(&self, op: &'static str, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection, Timestamp) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let clock = self.database.clock().clone();
+        self.database.read(op, move |connection| work(connection, clock.now())).await
+    }
+
+    async fn write<T, W>(&self, op: &'static str, mut work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        W: FnMut(&Connection, Timestamp) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let clock = self.database.clock().clone();
+        self.database.write(op, move |connection| work(connection, clock.now())).await
+    }
+}
+
+impl OutboxStore for SqliteOutboxStore {
+    type Leases = SqliteLeaseStore;
+
+    fn leases(&self) -> SqliteLeaseStore {
+        SqliteLeaseStore::new(self.database.clone(), &self.names)
+    }
+
+    async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+        let (pages, from) = (self.pages.clone(), from.to_vec());
+        self.read("read messages", move |connection, now| pages.read(connection, &from, limit, now)).await
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let (settle, settlement) = (self.settle.clone(), settlement.clone());
+        self.write("settle messages", move |connection, now| settle.run(connection, &settlement, now)).await
+    }
+
+    async fn depth(&self) -> Result<Depth, StoreError> {
+        let sql = self.depth.clone();
+        self.read("count messages", move |connection, now| depth(connection, &sql, now)).await
+    }
+
+    async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
+        check_limit("list dead letters", limit)?;
+        let (operate, filter) = (self.operate.clone(), filter.clone());
+        self.read("list dead letters", move |connection, _| operate.list(connection, &filter, limit)).await
+    }
+
+    async fn replay(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<MessageId>, StoreError> {
+        check_limit("replay dead letters", limit)?;
+        let (operate, filter) = (self.operate.clone(), filter.clone());
+        self.write("replay dead letters", move |connection, now| {
+            operate.replay(connection, &filter, limit, now)
+        })
+        .await
+    }
+
+    async fn purge(&self, filter: &DeadFilter, limit: u32) -> Result<u64, StoreError> {
+        check_limit("purge dead letters", limit)?;
+        let (operate, filter) = (self.operate.clone(), filter.clone());
+        self.write("purge dead letters", move |connection, _| operate.purge(connection, &filter, limit)).await
+    }
+
+    async fn blocked(&self, limit: u32) -> Result<Vec<BlockedKey>, StoreError> {
+        check_limit("list blocked keys", limit)?;
+        let operate = self.operate.clone();
+        self.read("list blocked keys", move |connection, now| operate.blocked(connection, limit, now)).await
+    }
+
+    async fn skip(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
+        let (operate, key) = (self.operate.clone(), key.clone());
+        self.write("skip a message", move |connection, now| operate.skip(connection, &key, now)).await
+    }
+
+    async fn park(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
+        let (operate, key) = (self.operate.clone(), key.clone());
+        self.write("park a key", move |connection, _| operate.park(connection, &key)).await
+    }
+
+    async fn resume(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
+        let (operate, key) = (self.operate.clone(), key.clone());
+        self.write("resume a key", move |connection, now| operate.resume(connection, &key, now)).await
+    }
+}

@@ -1,0 +1,69 @@
+//! What a relay does about rows that come in sight late, or cannot be read.
+
+use relaykit_outbox::OutboxStore;
+use relaykit_outbox::conformance::Harness;
+use relaykit_pipeline_traits::Rng;
+use sqlx::Connection;
+
+use crate::harness::{Postgres, message};
+
+#[tokio::test]
+async fn a_relay_sends_a_row_that_comes_in_sight_late() {
+    let Some(harness) = Postgres::new().await else { return };
+    let mut rng = Rng::seeded(1);
+    let sender = relaykit_outbox::conformance::TestSender::new();
+    let mut bench = relaykit_outbox::conformance::Bench::new(&harness);
+    let relay = bench.relay(&sender).build().unwrap();
+    let mut slow = harness.db.connection().await;
+    let mut slow = slow.begin().await.unwrap();
+    harness.outbox.add(&mut slow, &message(Some("a"), "late", &mut rng)).await.unwrap();
+    harness.add(&[message(Some("b"), "early", &mut rng)], None).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let work = relay.run(async {
+        let _ = stopped.await;
+    });
+    let clock = harness.clock.clone();
+    let steps = async {
+        while sender.payloads() != ["early"] {
+            tokio::task::yield_now().await;
+            clock.advance(std::time::Duration::from_millis(1));
+        }
+        slow.commit().await.unwrap();
+        while sender.payloads() != ["early", "late"] {
+            tokio::task::yield_now().await;
+            clock.advance(std::time::Duration::from_millis(1));
+        }
+        drop(stop);
+        // The stop waits for nothing but what is on its way.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        summary = work => assert_eq!(summary.sent, 2),
+        () = steps => unreachable!(),
+    }
+    harness.db.clean().await;
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_set_aside_and_its_key_goes_on() {
+    let Some(harness) = Postgres::new().await else { return };
+    let mut rng = Rng::seeded(1);
+    let sender = relaykit_outbox::conformance::TestSender::new();
+    let mut bench = relaykit_outbox::conformance::Bench::new(&harness);
+    let messages: Vec<_> = ["one", "two"].map(|payload| message(Some("k"), payload, &mut rng)).into();
+    harness.add(&messages, None).await.unwrap();
+    harness.db.execute("update {messages} set headers = '{\"a\": 1}' where payload = 'one'").await;
+    let relay = bench.relay(&sender).build().unwrap();
+    let summary = relay.run_once().await.unwrap();
+    assert_eq!((summary.sent, summary.dead), (1, 1));
+    assert_eq!(sender.payloads(), ["two"]);
+    let dead = relay.store().dead_letters(&relaykit_outbox::DeadFilter::all(), 10).await.unwrap();
+    assert_eq!(dead[0].reason, relaykit_outbox::DeadReason::Unreadable);
+    assert_eq!((dead[0].id, &dead[0].message), (messages[0].id(), &None));
+    assert!(dead[0].error.contains("headers"), "{}", dead[0].error);
+    // It is kept, also from a replay, until somebody purges it.
+    let all = relaykit_outbox::DeadFilter::all();
+    assert!(relay.store().replay(&all, 10).await.unwrap().is_empty());
+    assert_eq!(relay.store().purge(&all, 10).await.unwrap(), 1);
+    harness.db.clean().await;
+}

@@ -1,0 +1,19 @@
+//! What the outbox promises on a real Postgres. `cargo xtask test` starts one.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod adding;
+mod common;
+mod conformance;
+mod dead;
+mod drivers;
+mod harness;
+mod late;
+mod load;
+mod migrations;
+mod pages;
+mod plans;
+mod pooled;
+mod pooler;
+mod processes;
+mod roles;
+mod settling;

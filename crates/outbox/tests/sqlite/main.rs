@@ -1,0 +1,11 @@
+//! The store in a SQLite file, beside connections of the application.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod adding;
+mod common;
+mod conformance;
+mod dead;
+mod leases;
+mod pages;
+mod settling;
+mod sharing;

@@ -1,0 +1,186 @@
+use std::time::Duration;
+
+use relaykit_pipeline_traits::Timestamp;
+use relaykit_pipeline_traits::uuid::Uuid;
+use rusqlite::{Connection, Result as SqlResult, params};
+
+use super::Database;
+use crate::{
+    Instance, Lease, LeaseStore, Membership, Migration, Names, Shard, Sql, StoreError, TableForm, View,
+};
+
+/// The SQL of the tables that leases need; a part of a store's first migration. It asks for the number `shards`.
+pub const LEASE_MIGRATION: &str = "create table {members} (
+  instance blob primary key,
+  until integer not null
+) strict, without rowid;
+create table {shards} (
+  shard integer primary key,
+  owner blob,
+  token integer not null default 0,
+  until integer
+) strict;
+with recursive n(shard) as (select 0 union all select shard + 1 from n where shard + 1 < {#shards})
+insert into {shards} (shard) select shard from n;
+";
+
+/// How those tables must look.
+pub const LEASE_TABLES: [TableForm; 2] = [
+    TableForm { name: "members", columns: &[("instance", "blob"), ("until", "integer")], indexes: &[] },
+    TableForm {
+        name: "shards",
+        columns: &[("shard", "integer"), ("owner", "blob"), ("token", "integer"), ("until", "integer")],
+        indexes: &[],
+    },
+];
+
+const FORGET: &str = "delete from {members} where until < ?2 and instance <> ?1";
+
+const LIVE: &str = "insert into {members} (instance, until) values (?1, ?2)
+on conflict (instance) do update set until = excluded.until";
+
+const RENEW: &str = "update {shards} set until = ?2 where owner = ?1";
+
+const HELD: &str = "select shard, token from {shards} where owner = ?1 order by shard";
+
+const FREE: &str = "select shard from {shards}
+where (owner is null or until < ?2) and owner is not ?1 order by shard";
+
+const COUNT: &str =
+    "select (select count(*) from {members}), (select count(*) from {members} where instance < ?1),
+(select count(*) from {shards})";
+
+const TAKE: &str = "update {shards} set owner = ?1, token = token + 1, until = ?2
+where shard = ?4 and (owner is null or until < ?3) returning token";
+
+const GIVE_BACK: &str =
+    "update {shards} set owner = null, until = null where shard = ?2 and token = ?3 and owner = ?1";
+
+const LEAVE: &str = "delete from {members} where instance = ?1";
+
+/// A [`LeaseStore`] in a SQLite file. The clock of each process decides; on one machine they are the same.
+///
+/// If that clock jumps forward, leases may run out early, and two instances may believe to hold one shard for up to a
+/// lease; the older one's token settles nothing then.
+#[derive(Debug, Clone)]
+pub struct SqliteLeaseStore {
+    database: Database,
+    heartbeat: Heartbeat,
+    take: Sql,
+    give_back: Sql,
+    leave: Sql,
+}
+
+#[derive(Debug, Clone)]
+struct Heartbeat {
+    forget: Sql,
+    live: Sql,
+    renew: Sql,
+    held: Sql,
+    free: Sql,
+    count: Sql,
+}
+
+impl SqliteLeaseStore {
+    /// Makes a store on the tables of these names, which [`LEASE_MIGRATION`] has made.
+    #[must_use]
+    pub fn new(database: Database, names: &Names) -> Self {
+        let names = names.on_sqlite();
+        let sql = |text| Sql::new(&names, &[text]);
+        let heartbeat = Heartbeat {
+            forget: sql(FORGET),
+            live: sql(LIVE),
+            renew: sql(RENEW),
+            held: sql(HELD),
+            free: sql(FREE),
+            count: sql(COUNT),
+        };
+        Self { database, heartbeat, take: sql(TAKE), give_back: sql(GIVE_BACK), leave: sql(LEAVE) }
+    }
+
+    /// Returns a migration that makes these tables alone, for stores that need no others.
+    #[must_use]
+    pub const fn migration() -> Migration {
+        Migration { version: 1, name: "leases", parts: &[LEASE_MIGRATION] }
+    }
+}
+
+impl Heartbeat {
+    fn run(&self, connection: &Connection, id: Uuid, now: Timestamp, until: Timestamp) -> SqlResult<View> {
+        let (id, now, until) = (id.as_bytes(), now.as_micros(), until.as_micros());
+        let prepare = |sql: &Sql| connection.prepare_cached(sql.as_str());
+        prepare(&self.forget)?.execute(params![id, now])?;
+        prepare(&self.live)?.execute(params![id, until])?;
+        prepare(&self.renew)?.execute(params![id, until])?;
+        let held = prepare(&self.held)?
+            .query_map([id], |row| Ok(Lease { shard: Shard::new(row.get(0)?), token: row.get(1)? }))?
+            .collect::<SqlResult<_>>()?;
+        let free = prepare(&self.free)?
+            .query_map(params![id, now], |row| Ok(Shard::new(row.get(0)?)))?
+            .collect::<SqlResult<_>>()?;
+        prepare(&self.count)?.query_row([id], |row| {
+            Ok(View {
+                held,
+                free,
+                membership: Membership { members: row.get(0)?, rank: row.get(1)? },
+                shards: row.get(2)?,
+            })
+        })
+    }
+}
+
+impl LeaseStore for SqliteLeaseStore {
+    async fn heartbeat(&self, instance: Instance, lease: Duration) -> Result<View, StoreError> {
+        let (sql, clock) = (self.heartbeat.clone(), self.database.clock().clone());
+        let beat = move |connection: &Connection| {
+            let now = clock.now();
+            sql.run(connection, instance.as_uuid(), now, now + lease)
+        };
+        self.database.write("renew leases", beat).await
+    }
+
+    async fn take(
+        &self,
+        instance: Instance,
+        lease: Duration,
+        shards: &[Shard],
+    ) -> Result<Vec<Lease>, StoreError> {
+        let (sql, clock, mut shards) = (self.take.clone(), self.database.clock().clone(), shards.to_vec());
+        shards.sort_unstable();
+        let take = move |connection: &Connection| {
+            let (id, now) = (instance.as_uuid(), clock.now());
+            let (until, now) = ((now + lease).as_micros(), now.as_micros());
+            let mut taken = Vec::new();
+            let mut take = connection.prepare_cached(sql.as_str())?;
+            for shard in &shards {
+                let mut rows = take.query(params![id.as_bytes(), until, now, shard.number()])?;
+                while let Some(row) = rows.next()? {
+                    taken.push(Lease { shard: *shard, token: row.get(0)? });
+                }
+            }
+            Ok(taken)
+        };
+        self.database.write("take leases", take).await
+    }
+
+    async fn give_back(&self, instance: Instance, leases: &[Lease]) -> Result<(), StoreError> {
+        let (sql, leases) = (self.give_back.clone(), leases.to_vec());
+        let give = move |connection: &Connection| {
+            let id = instance.as_uuid();
+            let mut give = connection.prepare_cached(sql.as_str())?;
+            for lease in &leases {
+                give.execute(params![id.as_bytes(), lease.shard.number(), lease.token])?;
+            }
+            Ok(())
+        };
+        self.database.write("give leases back", give).await
+    }
+
+    async fn leave(&self, instance: Instance) -> Result<(), StoreError> {
+        let sql = self.leave.clone();
+        let leave = move |connection: &Connection| {
+            connection.prepare_cached(sql.as_str())?.execute([instance.as_uuid().as_bytes()]).map(drop)
+        };
+        self.database.write("leave", leave).await
+    }
+}
