@@ -3,6 +3,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use crate::receipts::Place;
+
 /// Delivers events to an Iterable API in batches and proves that none was lost.
 ///
 /// Without options it generates events and sends them to a stand-in of the API on loopback.
@@ -34,6 +36,11 @@ pub(crate) struct Args {
     /// crash: what was stored is delivered, and the rest of the input follows.
     #[arg(long, value_name = "FILE", conflicts_with = "order")]
     pub(crate) durable: Option<PathBuf>,
+
+    /// Write a receipt for each delivered event into an outbox, `sqlite:FILE` or `postgres://…`. A relay brings the
+    /// receipts into a file, `FILE.receipts` or one in the temporary directory, which is checked at the end.
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["order", "durable"])]
+    pub(crate) outbox: Option<Place>,
 
     /// Send to this server instead, for instance `http://127.0.0.1:8080`
     #[arg(long, value_name = "URL", conflicts_with = "faults")]

@@ -8,7 +8,7 @@ use relaykit_iterable_handlers::{
 use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 use relaykit_retry::{Backoff, Policy};
 
-use crate::args::{Args, Order};
+use crate::args::{Args, Faults, Order};
 use crate::durable;
 use crate::event_line::{Rejection, parse};
 use crate::generator::Generator;
@@ -17,6 +17,7 @@ use crate::lines::{Line, MAX_LINE_BYTES, Source};
 use crate::metrics::Metrics;
 use crate::ordered;
 use crate::progress::Progress;
+use crate::receipts::Receipts;
 use crate::report::{MAX_LISTED, RejectedLine, Report, say};
 use crate::server::Server;
 
@@ -84,6 +85,10 @@ async fn deliver(args: &Args, order: Order, seed: u64, metrics: Option<&Metrics>
         progress: Progress::new(expected, &clock),
         answered: 0,
         numbered: checked && watch_order,
+        receipts: match &args.outbox {
+            Some(place) => Some(Receipts::start(place, args.faults != Faults::None, seed).await?),
+            None => None,
+        },
     };
     let delivered = match (order, &args.durable) {
         (Order::None, Some(file)) => durable::deliver(&mut run, source, &server, file).await,
@@ -92,6 +97,9 @@ async fn deliver(args: &Args, order: Order, seed: u64, metrics: Option<&Metrics>
     };
     run.progress.end();
     let calls = delivered?;
+    if let Some(receipts) = run.receipts.take() {
+        run.report.receipts = Some(receipts.finish().await.context("the receipts")?);
+    }
 
     let mut report = run.report;
     report.lost = run.ledger.lost();
@@ -138,6 +146,7 @@ pub(crate) struct Run<'a> {
     pub(crate) answered: u64,
     /// Whether events carry their line's number, by which the stand-in watches the order.
     numbered: bool,
+    receipts: Option<Receipts>,
 }
 
 impl Run<'_> {
@@ -169,6 +178,9 @@ impl Run<'_> {
                 () = &mut stopped => break,
                 Some(response) = responses.recv() => {
                     self.answer(response);
+                    if let Some(receipts) = &mut self.receipts {
+                        receipts.write_many().await.context("could not write receipts")?;
+                    }
                     continue;
                 }
                 room = events.reserve() => room.context("the processor stopped by itself")?,
@@ -266,6 +278,9 @@ impl Run<'_> {
             Ok(_) => {
                 self.report.delivered += 1;
                 self.ledger.delivered(event.id(), self.report.checked_at_server);
+                if let Some(receipts) = &mut self.receipts {
+                    receipts.note(event.id());
+                }
             }
             Err(Cause::Dead(error)) => {
                 *self.report.dead.entry(error.to_string()).or_default() += 1;

@@ -10,6 +10,7 @@ mod lines;
 mod metrics;
 mod ordered;
 mod progress;
+mod receipts;
 mod report;
 mod server;
 

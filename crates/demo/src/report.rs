@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::args::Order;
+use crate::receipts::ReceiptReport;
 
 /// The most rejected lines that are listed one by one; the others are counted.
 pub(crate) const MAX_LISTED: usize = 1_000;
@@ -48,6 +49,9 @@ pub(crate) struct Report {
     pub(crate) events_per_second: f64,
     /// Whether the input was read to its end, and not stopped before.
     pub(crate) complete: bool,
+    /// What became of the receipts, if there were to be any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) receipts: Option<ReceiptReport>,
     /// What became of the same input without order, if that was to be compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unordered: Option<Box<Report>>,
@@ -68,6 +72,7 @@ impl Report {
         self.lost == 0
             && self.undelivered() == 0
             && in_order
+            && self.receipts.as_ref().is_none_or(|receipts| receipts.missing == 0)
             && self.unordered.as_ref().is_none_or(|unordered| unordered.is_good())
     }
 
@@ -83,6 +88,13 @@ impl Report {
                 show(&table(&[("unordered", unordered), ("per user", self)]));
                 unordered.print_pace("unordered: ");
             }
+        }
+        if let Some(receipts) = &self.receipts {
+            let file = receipts.file.display();
+            show(&format!(
+                "receipts: {} written with the outbox, {} in {file}, {} missing; {} repeated lines, {} retried",
+                receipts.written, receipts.filed, receipts.missing, receipts.repeated, receipts.retried,
+            ));
         }
         self.print_pace(if self.unordered.is_some() { "per user: " } else { "" });
     }
