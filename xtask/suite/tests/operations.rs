@@ -14,6 +14,7 @@ const CRATES: &[(&str, &[&Metric])] = &[
     ("relaykit-retry", relaykit_retry::METRICS),
     ("relaykit-iterable-handlers", relaykit_iterable_handlers::METRICS),
     ("relaykit-persistent-queue", relaykit_persistent_queue::METRICS),
+    ("relaykit-outbox", relaykit_outbox::METRICS),
 ];
 
 /// A metric as one line: crate, name, type, labels.
