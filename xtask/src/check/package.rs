@@ -12,6 +12,7 @@ pub(super) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     if let Some(home) = cargo_home() {
         forget_unpacked(&home.join("registry/src"), &workspace.members)?;
     }
+    forget_built(&workspace.target.join("debug/.fingerprint"), &workspace.members)?;
     process::run(process::cargo(args(&workspace.members, process::is_ci())).current_dir(&workspace.root))
 }
 
@@ -44,6 +45,27 @@ fn forget_unpacked(sources: &Path, members: &[Member]) -> anyhow::Result<()> {
                 }
                 _ => {}
             }
+        }
+    }
+    Ok(())
+}
+
+/// Has our crates compiled anew: cargo takes what it once built of a package from a registry for good, too.
+fn forget_built(fingerprints: &Path, members: &[Member]) -> anyhow::Result<()> {
+    let built = match fs::read_dir(fingerprints) {
+        Ok(built) => built,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("could not list {}", fingerprints.display()));
+        }
+    };
+    for built in built {
+        let built = built?;
+        let name = built.file_name().to_string_lossy().into_owned();
+        let crate_name = name.rsplit_once('-').map_or(name.as_str(), |(crate_name, _hash)| crate_name);
+        if members.iter().any(|member| member.published && member.name == crate_name) {
+            fs::remove_dir_all(built.path())
+                .with_context(|| format!("could not remove {}", built.path().display()))?;
         }
     }
     Ok(())
@@ -99,6 +121,20 @@ mod tests {
         assert!(!folder("-2f/relaykit-retry-0.1.0").exists());
         fs::remove_dir_all(&sources).unwrap();
         forget_unpacked(&sources, &[]).unwrap();
+    }
+
+    #[test]
+    fn what_was_built_of_our_crates_is_forgotten_and_nothing_else() {
+        let built = env::temp_dir().join(format!("relaykit-xtask-built-{}", std::process::id()));
+        for name in ["relaykit-retry-0a1b", "relaykit-retry-more-0a1b", "serde-0a1b"] {
+            fs::create_dir_all(built.join(name)).unwrap();
+        }
+        let member = Member { name: "relaykit-retry".into(), published: true, ..Member::default() };
+        forget_built(&built, std::slice::from_ref(&member)).unwrap();
+        assert!(!built.join("relaykit-retry-0a1b").exists());
+        assert!(built.join("relaykit-retry-more-0a1b").exists() && built.join("serde-0a1b").exists());
+        fs::remove_dir_all(&built).unwrap();
+        forget_built(&built, &[member]).unwrap();
     }
 
     #[test]
