@@ -3,6 +3,7 @@ mod batch;
 mod json;
 mod line;
 mod measure;
+mod outbox;
 mod probe;
 mod queue;
 mod retry;
@@ -18,6 +19,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use comfy_table::Table;
 
+use crate::postgres::{self, Postgres};
 use crate::workspace::Workspace;
 use line::Line;
 use measure::LineResult;
@@ -31,12 +33,12 @@ pub(crate) struct Args {
     /// Also write the results to this file, one JSON object for each line.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Run each case twice only; shorthand for `--rounds 2`.
+    /// Run each case at most twice; shorthand for `--rounds 2`.
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
-    /// How often to run each case.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    /// How often to run each case; 5 by default, 3 for the outbox. Some lines need fewer.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
     /// Measure only lines with this text in their name.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -49,6 +51,8 @@ enum Bench {
     Barrier,
     /// The batcher beside bare channels and the batch-aint-one crate.
     Batch,
+    /// The outbox on Postgres beside plain inserts and deletes.
+    Outbox,
     /// The durable queue beside a bare loop around SQLite, and three crates of its kind.
     Queue,
     /// Retry decisions: time, allocations, and the backoff crate.
@@ -60,6 +64,7 @@ impl Bench {
         match self {
             Self::Barrier => barrier::lines(),
             Self::Batch => batch::lines(),
+            Self::Outbox => outbox::lines(),
             Self::Queue => queue::lines(),
             Self::Retry => retry::lines(),
         }
@@ -69,8 +74,28 @@ impl Bench {
     fn note(self, results: &[LineResult]) -> Option<Table> {
         match self {
             Self::Barrier => barrier::note(results),
+            Self::Outbox => outbox::note(results),
             Self::Queue => queue::note(results),
             Self::Batch | Self::Retry => None,
+        }
+    }
+
+    /// Returns how often its cases are run by default.
+    const fn rounds(self) -> u32 {
+        match self {
+            Self::Outbox => 3,
+            Self::Barrier | Self::Batch | Self::Queue | Self::Retry => 5,
+        }
+    }
+
+    /// Obtains the Postgres that it needs, if it needs one.
+    fn postgres(self) -> anyhow::Result<Option<Postgres>> {
+        match self {
+            Self::Outbox => match postgres::obtain()? {
+                Some(postgres) => Ok(Some(postgres)),
+                None => bail!("this bench needs a Postgres"),
+            },
+            Self::Barrier | Self::Batch | Self::Queue | Self::Retry => Ok(None),
         }
     }
 }
@@ -86,7 +111,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("no line of this bench has {:?} in its name", args.only.as_deref().unwrap_or_default());
     }
     let mut json = args.json.as_deref().map(create).transpose()?;
-    let probes = Probes::build(&Workspace::load()?, lines.iter().flat_map(Line::cases))?;
+    let postgres = args.name.postgres()?;
+    let variables = postgres.iter().flat_map(Postgres::variables);
+    let variables = variables.map(|(name, value)| (name, value.to_owned())).collect();
+    let probes = Probes::build(&Workspace::load()?, lines.iter().flat_map(Line::cases), variables)?;
 
     let mut results = Vec::new();
     let mut failed = Vec::new();
@@ -119,7 +147,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn rounds(args: &Args) -> u32 {
-    if args.quick { 2 } else { args.rounds }
+    if args.quick { 2 } else { args.rounds.unwrap_or(args.name.rounds()) }
 }
 
 fn select(lines: Vec<Line>, only: Option<&str>) -> Vec<Line> {

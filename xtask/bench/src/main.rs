@@ -8,6 +8,8 @@ mod barrier;
 mod case;
 mod channel;
 mod decision;
+#[path = "work/outbox/mod.rs"]
+mod outbox;
 mod poison;
 mod processor;
 #[path = "work/queue/mod.rs"]

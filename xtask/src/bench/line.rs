@@ -8,6 +8,8 @@ pub(super) struct Line {
     /// A bound on the ratio ours/reference, or on the value of an absolute line.
     pub(super) target: f64,
     pub(super) better: Better,
+    /// How often it is measured at most, however often others are.
+    pub(super) most_rounds: Option<u32>,
 }
 
 /// Something that a probe measures.
@@ -42,12 +44,18 @@ impl Line {
         better: Better,
         target: f64,
     ) -> Self {
-        Self { name: name.into(), ours, reference: Some(reference), target, better }
+        Self { name: name.into(), ours, reference: Some(reference), target, better, most_rounds: None }
     }
 
     /// Makes a line whose value must not exceed `target`.
     pub(super) fn at_most(name: impl Into<String>, ours: Case, target: f64) -> Self {
-        Self { name: name.into(), ours, reference: None, target, better: Better::Lower }
+        Self { name: name.into(), ours, reference: None, target, better: Better::Lower, most_rounds: None }
+    }
+
+    /// Measures it so often at most, since it takes long or always says the same.
+    pub(super) fn at_most_rounds(mut self, rounds: u32) -> Self {
+        self.most_rounds = Some(rounds);
+        self
     }
 
     /// Lists the cases that the line needs.

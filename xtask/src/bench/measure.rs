@@ -58,6 +58,7 @@ pub(super) fn measure(
 ) -> Result<LineResult, MeasureError> {
     let mut ours = Vec::new();
     let mut references = Vec::new();
+    let rounds = rounds.min(line.most_rounds.unwrap_or(rounds));
     for _ in 0..rounds {
         ours.push(probe(&line.ours)?);
         if let Some(reference) = &line.reference {

@@ -20,7 +20,10 @@ const OURS: &str = "relaykit-bench";
 ///
 /// `PROBE measure CASE` runs a case once and prints one JSON object with `case`, `value` and `unit`.
 #[derive(Debug)]
-pub(super) struct Probes(BTreeMap<Probe, Program>);
+pub(super) struct Probes {
+    programs: BTreeMap<Probe, Program>,
+    variables: Vec<(&'static str, String)>,
+}
 
 /// What a probe answers.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -52,7 +55,7 @@ pub(super) enum ProbeError {
 }
 
 impl Probes {
-    /// Builds, in release mode, each probe that the cases need.
+    /// Builds, in release mode, each probe that the cases need; they will run with these environment variables.
     ///
     /// # Errors
     ///
@@ -60,10 +63,11 @@ impl Probes {
     pub(super) fn build<'a>(
         workspace: &Workspace,
         cases: impl Iterator<Item = &'a Case>,
+        variables: Vec<(&'static str, String)>,
     ) -> anyhow::Result<Self> {
         let probes: BTreeSet<_> = cases.map(|case| case.probe).collect();
         let programs = probes.into_iter().map(|probe| Ok((probe, Program::new(build(workspace, probe)?))));
-        Ok(Self(programs.collect::<anyhow::Result<_>>()?))
+        Ok(Self { programs: programs.collect::<anyhow::Result<_>>()?, variables })
     }
 
     /// Runs a case once.
@@ -72,9 +76,9 @@ impl Probes {
     ///
     /// The probe fails, or answers something else than was asked.
     pub(super) fn measure(&self, case: &Case) -> Result<Measurement, ProbeError> {
-        let program =
-            self.0.get(&case.probe).ok_or_else(|| ProbeError::Unbuilt { case: case.name.clone() })?;
-        program.measure(&case.name)
+        let program = self.programs.get(&case.probe);
+        let program = program.ok_or_else(|| ProbeError::Unbuilt { case: case.name.clone() })?;
+        program.measure(&case.name, &self.variables)
     }
 }
 
@@ -91,8 +95,9 @@ impl Program {
         Self { path, args: Vec::new() }
     }
 
-    fn measure(&self, case: &str) -> Result<Measurement, ProbeError> {
+    fn measure(&self, case: &str, variables: &[(&str, String)]) -> Result<Measurement, ProbeError> {
         let output = Command::new(&self.path)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .args(&self.args)
             .args(["measure", case])
             .stdin(Stdio::null())

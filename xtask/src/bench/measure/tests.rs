@@ -23,6 +23,17 @@ fn scripted(line: &Line, ours: &[f64], bare: &[f64]) -> (Result<LineResult, Meas
 }
 
 #[test]
+fn a_line_that_needs_few_rounds_is_measured_no_more_often() {
+    let mut asked = 0;
+    let line = Line::at_most("line", Probe::Ours.case("ours"), 1.0).at_most_rounds(2);
+    let result = measure(&line, 5, |case| {
+        asked += 1;
+        Ok(measurement(&case.name, 1.0, "items/s"))
+    });
+    assert_eq!((result.unwrap().rounds, asked), (2, 2));
+}
+
+#[test]
 fn ours_and_the_reference_take_turns() {
     let (_, order) = scripted(&ratio_line(Better::Higher, 0.5), &[1.0, 1.0], &[2.0, 2.0]);
     assert_eq!(order, ["ours", "bare", "ours", "bare"]);

@@ -10,7 +10,7 @@ fn script(script: &str) -> Program {
 #[test]
 fn a_probe_is_asked_to_measure_its_case() {
     let program = script(r#"printf '{"case":"%s","value":2.5,"unit":"%s","p99":7}\n' "$2" "$1""#);
-    let measurement = program.measure("channel/64").unwrap();
+    let measurement = program.measure("channel/64", &[]).unwrap();
     let details = Map::from_iter([("p99".to_owned(), Value::from(7))]);
     let expected = Measurement { case: "channel/64".into(), value: 2.5, unit: "measure".into(), details };
     assert_eq!(measurement, expected);
@@ -18,14 +18,14 @@ fn a_probe_is_asked_to_measure_its_case() {
 
 #[test]
 fn a_failing_probe_is_reported_with_what_it_said() {
-    let error = script("echo 'out of memory' >&2; exit 3").measure("channel/64").unwrap_err();
+    let error = script("echo 'out of memory' >&2; exit 3").measure("channel/64", &[]).unwrap_err();
     let message = error.to_string();
     assert_eq!(message, "the probe of channel/64 failed with exit status: 3; it said: out of memory");
 }
 
 #[test]
 fn a_probe_that_cannot_start_is_reported_with_its_cause() {
-    let error = Program::new("/no/such/probe".into()).measure("channel/1").unwrap_err();
+    let error = Program::new("/no/such/probe".into()).measure("channel/1", &[]).unwrap_err();
     assert_eq!(error.to_string(), "could not start the probe of channel/1");
     assert!(error.source().is_some());
 }
@@ -63,7 +63,7 @@ fn a_peer_is_built_outside_our_workspace() {
 
 #[test]
 fn a_case_without_a_probe_is_an_error() {
-    let probes = Probes(BTreeMap::new());
+    let probes = Probes { programs: BTreeMap::new(), variables: Vec::new() };
     let error = probes.measure(&Probe::Ours.case("channel/1")).unwrap_err();
     assert!(matches!(error, ProbeError::Unbuilt { case } if case == "channel/1"));
 }
