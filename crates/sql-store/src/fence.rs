@@ -2,7 +2,8 @@
 ///
 /// `$1` are the shards (`int[]`) and `$2` their tokens (`bigint[]`), position by position; `fence` has a row
 /// for each pair that still holds. Its rows are locked until the transaction ends, so a shard cannot change its
-/// owner between the look and the write: what a stale owner settles, settles nothing.
+/// owner between the look and the write: what a stale owner settles, settles nothing. Whoever takes a shard locks its row
+/// `for update`, which waits for this lock; the owner's own heartbeat does not.
 ///
 /// ```
 /// use relaykit_sql_store::{FENCE, Names, Sql};
@@ -16,7 +17,7 @@ pub const FENCE: &str = "with fence as (
     from {shards} s
     join unnest($1::int[], $2::bigint[]) as mine(shard, token) on s.shard = mine.shard and s.token = mine.token
     order by s.shard
-    for share of s
+    for key share of s
 ) ";
 
 /// An SQL expression for the shard of a key: append it after `(select`, with the key, as `bytea`, called `key` and

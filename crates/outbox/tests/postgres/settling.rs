@@ -73,8 +73,11 @@ async fn a_lease_that_is_taken_meanwhile_counts_as_lost() {
     let row = o.row(&a).await;
     let mut taker = o.connection().await;
     let mut tx = sqlx::Connection::begin(&mut taker).await.unwrap();
-    let take = relaykit_sql_store::Sql::new(&o.db.names("t"), &["update {shards} set token = token + 1"]);
-    sqlx::query(take).execute(&mut *tx).await.unwrap();
+    // As a taker does: it locks the rows first.
+    for take in ["select from {shards} for update", "update {shards} set token = token + 1"] {
+        let take = relaykit_sql_store::Sql::new(&o.db.names("t"), &[take]);
+        sqlx::query(take).execute(&mut *tx).await.unwrap();
+    }
     let (store, settlement) = (o.store.clone(), Settlement { done: vec![row], ..o.settlement() });
     let settling = tokio::spawn(async move { store.settle(&settlement).await });
     let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name = trim('\"' from '{@schema}')";
@@ -85,6 +88,39 @@ async fn a_lease_that_is_taken_meanwhile_counts_as_lost() {
     let settled = settling.await.unwrap().unwrap();
     assert_eq!((settled.stale.len(), settled.written), (4, 0));
     assert_eq!(o.ids().await, [a.id()]);
+    o.clean().await;
+}
+
+/// A settlement on its way keeps nobody from renewing the lease, and everybody from taking the shard.
+#[tokio::test]
+async fn a_settlement_does_not_hold_up_its_owners_heartbeat() {
+    use relaykit_sql_store::LeaseStore as _;
+
+    let Some(o) = Outbox::new().await else { return };
+    let mut settler = o.connection().await;
+    let mut tx = sqlx::Connection::begin(&mut settler).await.unwrap();
+    let fence = relaykit_sql_store::Sql::new(
+        &o.db.names("t"),
+        &[relaykit_sql_store::FENCE, "select count(*) from fence"],
+    );
+    let shards: Vec<i32> = o.leases.iter().map(|lease| lease.shard.number().into()).collect();
+    let tokens: Vec<i64> = o.leases.iter().map(|lease| lease.token).collect();
+    let held: i64 = sqlx::query_scalar(fence).bind(shards).bind(tokens).fetch_one(&mut *tx).await.unwrap();
+    assert_eq!(held, 4);
+    // Were it to wait for the settlement, this would end in a timeout.
+    o.db.execute("set lock_timeout = '2s'; update {shards} set until = until").await;
+    let clock = relaykit_pipeline_traits::SystemClock::new();
+    let other = relaykit_sql_store::Instance::new(
+        relaykit_pipeline_traits::Clock::now(&clock),
+        &mut relaykit_pipeline_traits::Rng::from_entropy(),
+    );
+    o.db.execute("update {shards} set until = '-infinity'").await;
+    let all: Vec<_> = o.leases.iter().map(|lease| lease.shard).collect();
+    let taken = o.store.leases().take(other, Duration::from_secs(30), &all).await.unwrap();
+    assert_eq!(taken, [], "nobody takes a shard while its owner settles");
+    tx.commit().await.unwrap();
+    let taken = o.store.leases().take(other, Duration::from_secs(30), &all).await.unwrap();
+    assert_eq!(taken.len(), 4);
     o.clean().await;
 }
 
