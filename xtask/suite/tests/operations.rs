@@ -83,7 +83,10 @@ fn every_metric_is_named_by_the_rules() {
         let name = metric.name;
         assert_eq!(metric.kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
         let prefix = name.split('_').next().unwrap();
-        assert!(["batch", "retry", "iterable", "queue"].contains(&prefix), "{name} names its crate first");
+        assert!(
+            ["batch", "retry", "iterable", "queue", "outbox"].contains(&prefix),
+            "{name} names its crate first"
+        );
         assert!(!metric.help.is_empty() && metric.help.chars().next().unwrap().is_ascii(), "{name}");
     }
 }
