@@ -3,13 +3,12 @@
 mod ballast;
 mod blocking;
 mod builder;
-mod call;
 mod codecs;
 mod dead;
 mod error;
+mod fate;
 mod format;
 mod handler;
-mod judge;
 mod keeper;
 mod load;
 mod metrics;

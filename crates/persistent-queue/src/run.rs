@@ -3,13 +3,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Attempts, BatchOutcome, Failure, Rng, Timestamp, Verdict};
+use relaykit_sql_store::judge::{Called, Word, call, fate, words};
 use tokio::sync::watch;
 
 use crate::builder::QueueFault;
-use crate::call::{Interrupted, call};
+use crate::fate::Fate;
 use crate::format::Records;
 use crate::handler::{QueueContext, QueueHandler};
-use crate::judge::{Called, Fate, Word, fate, words};
 use crate::metrics;
 use crate::settle::Origin;
 use crate::shared::Shared;
@@ -106,7 +106,7 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
         let mut first = None;
         if places.is_none() {
             // Most calls handle everything, and need none of what follows.
-            let Ok((called, pushed)) = self.lend(&items, tries.spent(), interrupt).await else {
+            let Some((called, pushed)) = self.lend(&items, tries.spent(), interrupt).await else {
                 ended.interrupted = true;
                 return ended;
             };
@@ -140,14 +140,14 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
             }
             while let Some(part) = parts.pop_front() {
                 let lent = if let Some(lent) = first.take() {
-                    Ok(lent)
+                    Some(lent)
                 } else {
                     let spent = part.seats.iter().map(|seat| seat.attempts.spent()).max().unwrap_or(0);
                     let lent = self.lend(&part.items, spent, interrupt).await;
-                    ended.calls += u64::from(lent.is_ok());
+                    ended.calls += u64::from(lent.is_some());
                     lent
                 };
-                let Ok((called, pushed)) = lent else {
+                let Some((called, pushed)) = lent else {
                     ended.interrupted = true;
                     parts.push_front(part);
                     break;
@@ -176,13 +176,13 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
         ended
     }
 
-    /// Lends a part. Returns how that ended, and what the handler pushed back.
+    /// Lends a part. Returns how that ended, and what the handler pushed back; `None` if the queue closes and waits no longer.
     async fn lend(
         &self,
         part: &[T],
         spent: u32,
         interrupt: &mut watch::Receiver<bool>,
-    ) -> Result<(Called<H::Error>, Option<Records>), Interrupted> {
+    ) -> Option<(Called<H::Error>, Option<Records>)> {
         let shared = self.shared;
         let config = &shared.config;
         let clock = &*config.clock;
@@ -191,13 +191,14 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
         let max_bytes = config.flush.max_bytes.unwrap_or(usize::MAX);
         let (batches, codec) = (Arc::clone(&self.batches), Arc::clone(&config.codec));
         let cx = QueueContext::new(attempt, begun + config.timeout, batches, codec, max_bytes);
-        let called = call(self.handler, part, &cx, config.timeout, clock, interrupt).await?;
+        let closes = async { drop(interrupt.wait_for(|interrupted| *interrupted).await) };
+        let called = call(|| self.handler.handle(part, &cx), config.timeout, clock, closes).await?;
         shared.record(|recorder, queue| {
             let took = clock.monotonic().since(begun).as_secs_f64();
             recorder.observe(&metrics::PROCESS, &[queue], took);
         });
         let pushed = cx.take_pushed();
-        Ok((called, (pushed.count() > 0).then_some(pushed)))
+        Some((called, (pushed.count() > 0).then_some(pushed)))
     }
 
     /// Decides about the items of a part, and plans those that are to be lent again at once.
@@ -233,7 +234,8 @@ impl<'a, T: Send + Sync + 'static, H: QueueHandler<T>> Run<'a, T, H> {
                 // The batch got smaller, so this cannot go on for ever.
                 Word::Untried if progress => again.push(item, seat),
                 word => {
-                    let fate = fate(word, &mut seat.attempts, context, &*shared.config.retry, rng);
+                    let fate =
+                        Fate::from(fate(word, &mut seat.attempts, context, &*shared.config.retry, rng));
                     removed |= !matches!(fate, Fate::Again { .. });
                     let at = seat.at;
                     decided[at] = Some(seat.decided(item, Some(fate)));

@@ -8,8 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::builder::QueueFault;
 use crate::dead::DeadReason;
+use crate::fate::Fate;
 use crate::format::Records;
-use crate::judge::Fate;
 use crate::metrics;
 use crate::order::{Held, Keys, Staying};
 use crate::run::{Decided, Ended, Outcome};

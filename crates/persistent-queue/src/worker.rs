@@ -2,10 +2,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use relaykit_pipeline_traits::Rng;
+use relaykit_sql_store::judge::panic_text;
 use relaykit_sql_store::sqlite::rusqlite::Connection;
 use tokio::sync::{Semaphore, watch};
 
-use crate::call::panic_text;
 use crate::format;
 use crate::handler::QueueHandler;
 use crate::load::{REST, load};

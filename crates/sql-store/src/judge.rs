@@ -41,27 +41,38 @@ impl<E> Called<E> {
     }
 }
 
-/// Lends a batch to its handler, for `limit` at the longest. A panic comes back as a value.
+/// Lends a batch to its handler, for `limit` at the longest. A panic comes back as a value; `None`, and the call is dropped, if
+/// `interrupt` ends first.
 ///
 /// # Cancel safety
 ///
 /// Dropping it drops the handler's call.
-pub async fn call<E, F>(handle: impl FnOnce() -> F, limit: Duration, clock: &dyn Clock) -> Called<E>
+pub async fn call<E, F>(
+    handle: impl FnOnce() -> F,
+    limit: Duration,
+    clock: &dyn Clock,
+    interrupt: impl Future<Output = ()>,
+) -> Option<Called<E>>
 where
     F: Future<Output = BatchOutcome<(), E>>,
 {
     let mut ended = None;
     // The handler's future lives inside, so that a panic on the way to it or while it is dropped is caught as well.
     let caught = AssertUnwindSafe(async {
+        let begun = clock.monotonic();
         let mut running = pin!(handle());
+        let mut interrupted = pin!(interrupt);
         let mut timer = None;
         let end = std::future::poll_fn(|task| {
             if let Poll::Ready(outcome) = running.as_mut().poll(task) {
-                return Poll::Ready(Called::Outcome(outcome));
+                return Poll::Ready(Some(Called::Outcome(outcome)));
             }
             // Most calls of a quick handler end before this, without a timer.
-            let timer = timer.get_or_insert_with(|| clock.sleep(limit));
-            timer.as_mut().poll(task).map(|()| Called::TimedOut(limit))
+            let timer = timer.get_or_insert_with(|| clock.sleep_until(begun + limit));
+            if timer.as_mut().poll(task).is_ready() {
+                return Poll::Ready(Some(Called::TimedOut(limit)));
+            }
+            interrupted.as_mut().poll(task).map(|()| None)
         });
         ended = Some(end.await);
     })
@@ -69,8 +80,8 @@ where
     .await;
     match (ended, caught) {
         (Some(ended), _) => ended,
-        (None, Err(panic)) => Called::Panicked(panic_text(panic.as_ref())),
-        (None, Ok(())) => Called::Panicked("the call ended without an answer".to_owned()),
+        (None, Err(panic)) => Some(Called::Panicked(panic_text(panic.as_ref()))),
+        (None, Ok(())) => None,
     }
 }
 

@@ -138,7 +138,9 @@ where
         let attempt = part.rows.iter().map(|row| row.attempts.next()).max().unwrap_or(1);
         let context = BatchContext::new(attempt).with_deadline(begun + limit);
         let handle = async || discard(shared.sender.handle(&part.messages, &context).await);
-        let called = call(handle, limit, &*shared.clock).await;
+        let called = call(handle, limit, &*shared.clock, std::future::pending()).await;
+        // Nothing interrupts it.
+        let called = called.unwrap_or(Called::TimedOut(limit));
         let took = shared.clock.monotonic().since(begun).as_secs_f64();
         shared.recorder.observe(&metrics::SEND, &[&shared.name], took);
         let window = match &called {
