@@ -3,7 +3,7 @@
 use anyhow::Context;
 use tokio::runtime::Builder;
 
-use crate::work::{Load, Measurement};
+use crate::workload::{Load, Measurement};
 
 /// How many items each case moves.
 const ITEMS: u32 = 200_000;

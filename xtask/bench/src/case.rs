@@ -1,7 +1,7 @@
 use anyhow::{Context, bail};
 
 use crate::processor::{AT_ONCE, GATHERING};
-use crate::work::{Load, Measurement, rate};
+use crate::workload::{Load, Measurement, rate};
 use crate::{allocations, barrier, channel, decision, outbox, poison, processor, queue};
 
 /// How many items are moved where nobody waits for answers.

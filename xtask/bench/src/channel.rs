@@ -6,7 +6,7 @@ use anyhow::ensure;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::work::{CAPACITY, Item, Load, Window};
+use crate::workload::{CAPACITY, Item, Load, Window};
 
 /// An item, and where its answer goes.
 type Answerable = (Item, oneshot::Sender<()>);

@@ -10,8 +10,8 @@ use relaykit_pipeline_traits::{Failure, RetryDecision, RetryPolicy, Rng};
 use relaykit_retry::{Backoff, Jitter, Policy};
 
 use crate::allocations::per;
-use crate::work::Measurement;
-use crate::work::stopwatch::Stopwatch;
+use crate::workload::Measurement;
+use crate::workload::stopwatch::Stopwatch;
 
 /// How many decisions are timed.
 const DECISIONS: u32 = 30_000_000;

@@ -3,18 +3,18 @@
 #![allow(clippy::print_stdout, reason = "a probe answers on standard output")]
 
 mod allocations;
-#[path = "work/barrier/mod.rs"]
+#[path = "workload/barrier/mod.rs"]
 mod barrier;
 mod case;
 mod channel;
 mod decision;
-#[path = "work/outbox/mod.rs"]
+#[path = "workload/outbox/mod.rs"]
 mod outbox;
 mod poison;
 mod processor;
-#[path = "work/queue/mod.rs"]
+#[path = "workload/queue/mod.rs"]
 mod queue;
-mod work;
+mod workload;
 
 use clap::{Parser, Subcommand};
 

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use relaykit_batch_core::{Processor, Recovery};
 use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Classify, ErrorClass};
 
-use crate::work::{Item, Measurement};
+use crate::workload::{Item, Measurement};
 
 /// How many items one batch has.
 const ITEMS: u64 = 500;

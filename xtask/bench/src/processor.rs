@@ -8,7 +8,7 @@ use anyhow::ensure;
 use relaykit_batch_core::Processor;
 use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome};
 
-use crate::work::{BATCH, CAPACITY, Item, Load, Measurement, Window, wait_for_cost};
+use crate::workload::{BATCH, CAPACITY, Item, Load, Measurement, Window, wait_for_cost};
 
 /// How a processor is set up. Batches of 100, a buffer for 2,000, and the default concurrency.
 #[derive(Debug, Clone, Copy)]

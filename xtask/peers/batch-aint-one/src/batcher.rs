@@ -7,7 +7,7 @@ use std::task::Poll;
 use batch_aint_one::{Batcher, BatchingPolicy, Limits, Processor};
 use tokio::task::coop::unconstrained;
 
-use crate::work::{BATCH, CAPACITY, Item, Load, Measurement, Window, wait_for_cost};
+use crate::workload::{BATCH, CAPACITY, Item, Load, Measurement, Window, wait_for_cost};
 
 /// How a batcher is set up. Batches of 100, and a queue for 2,000.
 ///

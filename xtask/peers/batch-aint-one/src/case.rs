@@ -1,7 +1,7 @@
 use anyhow::{Context, bail};
 
 use crate::batcher::{self, ANSWERED, COSTED, IN_FLIGHT};
-use crate::work::{Load, Measurement, rate};
+use crate::workload::{Load, Measurement, rate};
 
 /// Runs a case once, by its name: `NAME/PRODUCERS`.
 ///

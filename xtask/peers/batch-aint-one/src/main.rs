@@ -4,8 +4,8 @@
 
 mod batcher;
 mod case;
-#[path = "../../../bench/src/work/mod.rs"]
-mod work;
+#[path = "../../../bench/src/workload/mod.rs"]
+mod workload;
 
 use clap::{Parser, Subcommand};
 

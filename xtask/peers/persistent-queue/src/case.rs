@@ -4,8 +4,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use persistent_queue::{Builder, Consumer, Durability, MemStore, Producer, RedbStore, Store};
 
-use crate::work::stopwatch::Stopwatch;
-use crate::work::{Event, Measurement, Scratch, Tally, rate};
+use crate::workload::stopwatch::Stopwatch;
+use crate::workload::{Event, Measurement, Scratch, Tally, rate};
 
 /// How many events the queue holds at once, as ours buffers.
 const CAPACITY: usize = 20_000;

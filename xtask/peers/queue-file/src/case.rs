@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use queue_file::QueueFile;
 
-use crate::work::stopwatch::Stopwatch;
-use crate::work::{Event, Measurement, Scratch, Tally, rate};
+use crate::workload::stopwatch::Stopwatch;
+use crate::workload::{Event, Measurement, Scratch, Tally, rate};
 
 /// How many events are taken at once.
 const TAKEN: usize = 100;

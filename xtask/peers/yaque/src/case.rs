@@ -4,8 +4,8 @@ use anyhow::bail;
 use futures_executor::block_on;
 use yaque::{Receiver, Sender, channel};
 
-use crate::work::stopwatch::Stopwatch;
-use crate::work::{Event, Measurement, Scratch, Tally, rate};
+use crate::workload::stopwatch::Stopwatch;
+use crate::workload::{Event, Measurement, Scratch, Tally, rate};
 
 /// How many events there are.
 const EVENTS: u32 = 200_000;

@@ -3,8 +3,8 @@
 #![allow(clippy::print_stdout, reason = "a probe answers on standard output")]
 
 mod case;
-#[path = "../../../bench/src/work/queue/peer.rs"]
-mod work;
+#[path = "../../../bench/src/workload/queue/peer.rs"]
+mod workload;
 
 use clap::{Parser, Subcommand};
 

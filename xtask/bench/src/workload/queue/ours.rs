@@ -11,7 +11,7 @@ use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Clock, 
 use super::common::{Event, Scratch, Tally};
 use super::setting::{Durability, Setting, Side};
 use super::stopwatch::Stopwatch;
-use crate::work::Load;
+use crate::workload::Load;
 
 /// How often it is asked whether all is done.
 const LOOK: Duration = Duration::from_millis(1);

@@ -3,7 +3,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 
 use super::THREADS;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// How events pass a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// What is measured, from a name such as `ours/failures/10k-zipf/2`, with `/each` for a sync after every job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::database::{Database, message};
 use super::raw::Inserts;
 use super::setting::{Setting, Side};
 use super::stopwatch::Stopwatch;
-use crate::work::{Load, Measurement};
+use crate::workload::{Load, Measurement};
 
 /// Measures how many messages a second are added, by transactions of their own that do nothing else.
 ///

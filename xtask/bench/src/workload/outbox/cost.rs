@@ -7,7 +7,7 @@ use super::database::Database;
 use super::drain;
 use super::setting::{Cost, Setting};
 use super::statements::Statements;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// Measures what sending a message of a backlog costs; what adding it cost is left out.
 ///

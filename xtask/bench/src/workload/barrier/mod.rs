@@ -12,7 +12,7 @@ mod zipf;
 
 use relaykit_event_barrier::{Barrier, Limits};
 
-use crate::work::Measurement;
+use crate::workload::Measurement;
 use gate::{Plain, Sharded};
 use setting::{Book, Setting};
 use trace::Trace;

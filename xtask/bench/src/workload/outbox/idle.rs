@@ -7,7 +7,7 @@ use super::database::Database;
 use super::drain::Relays;
 use super::setting::{Setting, Side, Work};
 use super::statements::Statements;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// How long a relay has had nothing to do before it is looked at, so that it waits as long as it ever does between two looks.
 const BEFORE: Duration = Duration::from_secs(26);

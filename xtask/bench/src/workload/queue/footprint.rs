@@ -10,7 +10,7 @@ use super::ours::{NoOp, builder, close, processed};
 use super::runtime;
 use super::setting::Durability;
 use super::stopwatch::Stopwatch;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 const EVENTS: u32 = 1_000_000;
 

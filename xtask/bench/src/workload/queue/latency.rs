@@ -9,7 +9,7 @@ use super::ours::{NoOp, builder, close, processed};
 use super::runtime;
 use super::setting::Durability;
 use super::stopwatch::Stopwatch;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// How many events are pushed, and in what time each.
 const EVENTS: u32 = 40_000;

@@ -17,7 +17,7 @@ use anyhow::Context;
 use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::work::{Measurement, stopwatch};
+use crate::workload::{Measurement, stopwatch};
 use setting::{Setting, Work};
 
 /// How many threads the runtime has.

@@ -12,7 +12,7 @@ use super::drain::{self, Relays};
 use super::setting::{Load, Setting, Side, Work};
 use super::stopwatch::Stopwatch;
 use super::within;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// How many messages are added, one each so often, where the relay is idle.
 const IDLE: (u32, Duration) = (200, Duration::from_millis(20));

@@ -19,7 +19,7 @@ use super::setting::{Setting, Side, Work};
 use super::statements::Statements;
 use super::stopwatch::Stopwatch;
 use super::within;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// A drain that takes longer goes on for ever.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -6,8 +6,8 @@ use relaykit_event_barrier::State;
 
 use super::gate::{Gate, Pick};
 use super::trace::{Step, Trace};
-use crate::work::Measurement;
-use crate::work::stopwatch::Stopwatch;
+use crate::workload::Measurement;
+use crate::workload::stopwatch::Stopwatch;
 
 /// How long a measurement takes, about.
 const TIME: Duration = Duration::from_millis(300);

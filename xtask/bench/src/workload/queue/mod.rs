@@ -10,7 +10,7 @@ mod setting;
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::work::{Measurement, stopwatch};
+use crate::workload::{Measurement, stopwatch};
 use setting::{Setting, Side};
 
 /// How many threads the runtime has.

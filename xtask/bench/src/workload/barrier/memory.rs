@@ -3,7 +3,7 @@ use anyhow::ensure;
 use relaykit_event_barrier::{Barrier, Reader, State};
 
 use super::gate::NOW;
-use crate::work::Measurement;
+use crate::workload::Measurement;
 
 /// Tables double as they grow, so a key costs most just after that.
 pub(super) const SIZES: [u64; 11] =
