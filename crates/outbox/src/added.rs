@@ -1,7 +1,7 @@
 use relaykit_pipeline_traits::{Classify, ErrorClass, MessageId};
 use relaykit_sql_store::StoreError;
 
-use crate::limits::TooLarge;
+use relaykit_sql_store::TooLarge;
 
 /// What became of a message that was added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

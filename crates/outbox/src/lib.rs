@@ -5,9 +5,6 @@ mod added;
 pub mod conformance;
 mod content;
 mod dead;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod json;
-mod limits;
 mod memory;
 mod metrics;
 #[cfg(feature = "postgres")]
@@ -19,10 +16,10 @@ mod store;
 
 pub use added::{AddError, Added};
 pub use dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, MAX_LISTED};
-pub use limits::{DEFAULT_MAX_PAYLOAD_BYTES, Limits, MAX_ADDED, MAX_PAYLOAD_BYTES, TooLarge};
 pub use memory::MemoryOutbox;
 pub use metrics::METRICS;
 pub use relay::{Relay, RelayBuilder, RelayEvent, RelaySummary};
+pub use relaykit_sql_store::{DEFAULT_MAX_PAYLOAD_BYTES, Limits, MAX_ADDED, MAX_PAYLOAD_BYTES, TooLarge};
 pub use store::{
     Depth, Dying, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable, Waiting,
 };

@@ -8,8 +8,8 @@ use relaykit_sql_store::{MemoryLeaseStore, Shard, Shards, StoreError};
 use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
-use crate::limits::Limits;
 use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Waiting};
+use relaykit_sql_store::Limits;
 
 /// A store in memory, for a user's tests: gone with the process. Copies are one store.
 #[derive(Debug, Clone)]

@@ -8,6 +8,11 @@ mod ident;
 pub mod judge;
 #[cfg(feature = "leases")]
 mod lease;
+#[cfg(feature = "leases")]
+mod limits;
+/// How messages are written in rows.
+#[cfg(feature = "leases")]
+pub mod message;
 mod migration;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -30,6 +35,8 @@ pub use lease::{
     Instance, KeeperBuilder, Lease, LeaseKeeper, LeaseStore, Leases, Membership, MemoryLeaseStore, Permit,
     Plan, View, plan,
 };
+#[cfg(feature = "leases")]
+pub use limits::{DEFAULT_MAX_PAYLOAD_BYTES, Limits, MAX_ADDED, MAX_PAYLOAD_BYTES, TooLarge};
 pub use migration::{Difference, FoundTable, Migrated, Migration, Schema, TableForm, compare};
 #[cfg(feature = "leases")]
 pub use shard::{Shard, Shards};

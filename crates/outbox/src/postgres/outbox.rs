@@ -10,8 +10,8 @@ use super::queries;
 use super::row::micros;
 use super::statement::AddStatement;
 use crate::added::{AddError, Added};
-use crate::json::{read_headers, write_headers};
-use crate::limits::{Limits, TooLarge};
+use relaykit_sql_store::message::{read_headers, write_headers};
+use relaykit_sql_store::{Limits, TooLarge};
 
 const OP: &str = "add messages";
 

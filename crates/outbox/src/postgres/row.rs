@@ -6,8 +6,8 @@ use relaykit_sql_store::postgres::{PgTimestamp, PgUuid};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use crate::json::{Parts, read_message};
 use crate::store::{RowId, Seq};
+use relaykit_sql_store::message::{Parts, read_message};
 
 /// The most bytes of an error that are kept.
 const MAX_ERROR_BYTES: usize = 4096;

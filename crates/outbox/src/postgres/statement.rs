@@ -3,7 +3,7 @@ use std::fmt;
 use relaykit_pipeline_traits::{Message, OrderingKey};
 use serde::Serialize;
 
-use crate::json::{hex, write_headers};
+use relaykit_sql_store::message::{hex, write_headers};
 
 /// A statement that adds messages, for any driver: made by [`PgOutbox::statement`](super::PgOutbox::statement).
 ///

@@ -11,8 +11,8 @@ use super::schema::{COUNT_SHARDS, PARKED, check_shards, count_shards};
 use super::statement::AddStatement;
 use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
-use crate::json::write_headers;
-use crate::limits::{Limits, TooLarge};
+use relaykit_sql_store::message::write_headers;
+use relaykit_sql_store::{Limits, TooLarge};
 
 const OP: &str = "add a message";
 

@@ -11,8 +11,8 @@ use super::row::{COLUMNS, Raw, WIDTH};
 use super::schema::{COUNT_SHARDS, PARKED, count_shards};
 use super::settle::BURY;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason};
-use crate::json::hex;
 use crate::store::{Depth, Seq};
+use relaykit_sql_store::message::hex;
 
 /// What every listing asks for; a condition that is not set is null.
 const MATCHING: &str = " from {dead} m where m.seq > ?1

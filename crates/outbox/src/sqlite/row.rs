@@ -3,8 +3,8 @@ use relaykit_pipeline_traits::{Message, MessageId, OrderingKey, Timestamp};
 use relaykit_sql_store::Shard;
 use relaykit_sql_store::sqlite::rusqlite::{Result as SqlResult, Row};
 
-use crate::json::{Parts, read_message};
 use crate::store::{RowId, Seq};
+use relaykit_sql_store::message::{Parts, read_message};
 
 /// The columns that [`Raw::read`] wants, first and in this order, of a table called `m`.
 pub(super) const COLUMNS: &str =

@@ -5,7 +5,7 @@ use relaykit_sql_store::{Names, Shards, Sql};
 use serde_json::{Value, json};
 
 use crate::content::shard_of;
-use crate::json::{hex, write_headers};
+use relaykit_sql_store::message::{hex, write_headers};
 
 /// A shard of null, which the table refuses, if the tables have another number of shards than was thought.
 const INSERT: &str = "insert into {messages}

@@ -9,8 +9,8 @@ use super::page::Pages;
 use super::schema::{COUNT_SHARDS, check_shards, count_shards, schema};
 use super::settle::Settle;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, check_limit};
-use crate::limits::Limits;
 use crate::store::{Depth, OutboxStore, Page, ReadFrom, Settled, Settlement};
+use relaykit_sql_store::Limits;
 
 /// Messages in a SQLite file that the application writes too, through connections of its own. Cheap to clone.
 ///

@@ -49,7 +49,11 @@ impl Limits {
     }
 
     /// Checks all messages of a call before anything is done with one.
-    pub(crate) fn check_all(self, messages: &[Message]) -> Result<(), TooLarge> {
+    ///
+    /// # Errors
+    ///
+    /// A payload is too large, or there are too many.
+    pub fn check_all(self, messages: &[Message]) -> Result<(), TooLarge> {
         if messages.len() > MAX_ADDED {
             return Err(TooLarge { field: "messages", bytes: messages.len(), max: MAX_ADDED });
         }

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use relaykit_pipeline_traits::{Headers, Message, MessageId, Timestamp};
 
 /// Writes bytes in hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         write!(text, "{byte:02x}").expect("a text takes everything");
@@ -13,17 +14,28 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The parts of a message as a row has them.
-pub(crate) struct Parts {
-    pub(crate) id: MessageId,
-    pub(crate) kind: String,
-    pub(crate) ordering_key: Option<String>,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) headers: String,
-    pub(crate) occurred_at: Timestamp,
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Its id.
+    pub id: MessageId,
+    /// Its kind.
+    pub kind: String,
+    /// Its key, if it has one.
+    pub ordering_key: Option<String>,
+    /// Its payload.
+    pub payload: Vec<u8>,
+    /// Its headers, as [`write_headers`] writes them.
+    pub headers: String,
+    /// When it occurred.
+    pub occurred_at: Timestamp,
 }
 
-/// Reads a message, or says why it is none.
-pub(crate) fn read_message(parts: Parts) -> Result<Message, String> {
+/// Reads a message.
+///
+/// # Errors
+///
+/// Why it is none, without any of its values, which may be personal.
+pub fn read_message(parts: Parts) -> Result<Message, String> {
     let headers = read_headers(&parts.headers)?;
     let mut builder = Message::builder(parts.id, parts.kind, parts.occurred_at).payload(parts.payload);
     if let Some(key) = parts.ordering_key {
@@ -35,13 +47,22 @@ pub(crate) fn read_message(parts: Parts) -> Result<Message, String> {
 }
 
 /// Writes headers as a JSON object of strings.
-pub(crate) fn write_headers(headers: &Headers) -> String {
+///
+/// # Panics
+///
+/// Never: texts are JSON.
+#[must_use]
+pub fn write_headers(headers: &Headers) -> String {
     let entries: BTreeMap<&str, &str> = headers.iter().collect();
     serde_json::to_string(&entries).expect("texts are JSON")
 }
 
 /// Reads what [`write_headers`] wrote, or a producer in SQL.
-pub(crate) fn read_headers(text: &str) -> Result<Headers, String> {
+///
+/// # Errors
+///
+/// What is wrong, without any of the text.
+pub fn read_headers(text: &str) -> Result<Headers, String> {
     let mut headers = Headers::new();
     if text == "{}" {
         return Ok(headers);
