@@ -1,8 +1,8 @@
-use std::fmt;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{InvalidSetting, Message, MessageId, OrderingKey, Timestamp};
-use relaykit_sql_store::StoreError;
+use relaykit_pipeline_traits::{Message, MessageId, OrderingKey, Timestamp};
+pub(crate) use relaykit_sql_store::check_limit;
+pub use relaykit_sql_store::{DeadReason, MAX_LISTED};
 
 use crate::store::Seq;
 
@@ -47,63 +47,6 @@ impl DeadLetter {
     ) -> Self {
         Self { seq, message, id, reason, error, attempts, added_at, first_failed_at, died_at }
     }
-}
-
-/// Why a message is a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DeadReason {
-    /// The sender said so.
-    Rejected,
-    /// The retry policy allows no further attempt.
-    Exhausted,
-    /// Its row cannot be read.
-    Unreadable,
-    /// An operator skipped it.
-    Skipped,
-    /// It was stored by a version that knows reasons that this one does not.
-    Unknown,
-}
-
-impl DeadReason {
-    /// Returns the reason's name for metrics, logs and tables, such as `exhausted`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::Exhausted => "exhausted",
-            Self::Unreadable => "unreadable",
-            Self::Skipped => "skipped",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Reads a reason's name; an unknown one is [`Unknown`](Self::Unknown).
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        [Self::Rejected, Self::Exhausted, Self::Unreadable, Self::Skipped]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-            .unwrap_or(Self::Unknown)
-    }
-}
-
-impl fmt::Display for DeadReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The most dead letters or blocked keys that one call lists, replays or purges; the least is 1.
-pub const MAX_LISTED: u32 = 1_000;
-
-/// Refuses a limit out of bounds.
-pub(crate) fn check_limit(op: &'static str, limit: u32) -> Result<(), StoreError> {
-    if limit == 0 || limit > MAX_LISTED {
-        let source = Box::new(InvalidSetting::new("limit", limit, "from 1 to 1000"));
-        return Err(StoreError::Rejected { op, source });
-    }
-    Ok(())
 }
 
 /// Which dead letters are meant: those that match everything that is set, in the order of their places.

@@ -24,6 +24,8 @@ mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "leases")]
+mod stream;
+#[cfg(feature = "leases")]
 mod wake;
 
 pub use error::{DriverError, SchemaError, StoreError};
@@ -41,5 +43,10 @@ pub use migration::{Difference, FoundTable, Migrated, Migration, Schema, TableFo
 #[cfg(feature = "leases")]
 pub use shard::{Shard, Shards};
 pub use sql::Sql;
+#[cfg(feature = "leases")]
+pub use stream::{
+    DeadReason, Depth, Dying, MAX_LISTED, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored,
+    Unreadable, Waiting, check_limit,
+};
 #[cfg(feature = "leases")]
 pub use wake::{Poller, PollerBuilder, Wake, Woken};

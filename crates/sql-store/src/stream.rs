@@ -1,0 +1,7 @@
+//! Messages that are worked off in the order of their places, by whoever holds the lease of their shard.
+
+mod dead;
+mod row;
+
+pub use dead::{DeadReason, MAX_LISTED, check_limit};
+pub use row::{Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable, Waiting};

@@ -1,0 +1,141 @@
+use std::fmt;
+use std::time::Duration;
+
+use relaykit_pipeline_traits::{Message, OrderingKey};
+
+use super::dead::DeadReason;
+use crate::{Lease, Shard};
+
+/// A message's place in its store: messages are numbered as they are added, and those of one key are sent in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Seq(pub i64);
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A row's name: its shard and its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId {
+    /// The shard.
+    pub shard: Shard,
+    /// The place.
+    pub seq: Seq,
+}
+
+/// A message as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it is.
+    pub row: RowId,
+    /// The message.
+    pub message: Message,
+    /// Attempts spent on it.
+    pub attempts: u32,
+    /// How long ago it was added, by the store's clock.
+    pub age: Duration,
+    /// How long ago it failed first, if it did.
+    pub failing_for: Option<Duration>,
+    /// Whether it has waited: for a retry, for its time, or to be replayed.
+    pub waited: bool,
+}
+
+/// A row that cannot be read as a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where it is.
+    pub row: RowId,
+    /// Its key, as far as it can be read.
+    pub key: Option<OrderingKey>,
+    /// Why.
+    pub error: String,
+}
+
+/// Which rows of a shard to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadFrom {
+    /// The shard.
+    pub shard: Shard,
+    /// Rows behind this place.
+    pub after: Seq,
+}
+
+/// Rows that can be sent, as of one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The rows, by shard and place. Of a shard that has as many as were asked for, there may be more.
+    pub rows: Vec<Stored>,
+    /// Rows among them that cannot be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Of each shard that has one, the first row whose wait is over and whose key has no earlier one that still waits.
+    pub due: Vec<RowId>,
+    /// How long until the next row's wait is over, if any waits.
+    pub next_due: Option<Duration>,
+    /// Grows with time: every row of a lower place that is not in sight yet was added by a transaction before this mark.
+    pub mark: u64,
+    /// All transactions before this mark have ended, and what they added was in sight.
+    pub settled: u64,
+}
+
+/// What became of rows, to be written under leases.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settlement {
+    /// The leases under which it was sent: one of each shard among the rows.
+    pub leases: Vec<Lease>,
+    /// Rows that were sent.
+    pub done: Vec<RowId>,
+    /// Rows that stay and wait.
+    pub retry: Vec<Waiting>,
+    /// Rows that become dead letters.
+    pub dead: Vec<Dying>,
+}
+
+/// A row that is to wait for its next attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The row.
+    pub row: RowId,
+    /// Attempts spent on it by now.
+    pub attempts: u32,
+    /// How long it waits from now.
+    pub wait: Duration,
+    /// Whether its attempts begin anew, with a new first failure.
+    pub fresh: bool,
+    /// What was said last.
+    pub error: String,
+}
+
+/// A row that is to become a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dying {
+    /// The row.
+    pub row: RowId,
+    /// Attempts spent on it by now.
+    pub attempts: u32,
+    /// Why.
+    pub reason: DeadReason,
+    /// What was said last.
+    pub error: String,
+}
+
+/// What a settlement found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// The shards whose lease is another's now. Nothing of them was written.
+    pub stale: Vec<Shard>,
+    /// How many rows of the others were written.
+    pub written: u64,
+}
+
+/// How much waits in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Messages not yet sent, those that wait among them.
+    pub pending: u64,
+    /// How long ago the oldest of them was added.
+    pub oldest: Option<Duration>,
+    /// Dead letters.
+    pub dead: u64,
+}
