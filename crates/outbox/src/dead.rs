@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use relaykit_pipeline_traits::{Message, MessageId, OrderingKey, Timestamp};
 pub(crate) use relaykit_sql_store::check_limit;
-pub use relaykit_sql_store::{DeadReason, MAX_LISTED};
+pub use relaykit_sql_store::{DeadFilter, DeadReason, MAX_LISTED};
 
 use crate::store::Seq;
 
@@ -46,65 +46,6 @@ impl DeadLetter {
         died_at: Timestamp,
     ) -> Self {
         Self { seq, message, id, reason, error, attempts, added_at, first_failed_at, died_at }
-    }
-}
-
-/// Which dead letters are meant: those that match everything that is set, in the order of their places.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[must_use]
-pub struct DeadFilter {
-    pub(crate) ids: Option<Vec<MessageId>>,
-    pub(crate) kind: Option<String>,
-    pub(crate) key: Option<OrderingKey>,
-    pub(crate) reason: Option<DeadReason>,
-    pub(crate) after: Option<Seq>,
-}
-
-impl DeadFilter {
-    /// Means all dead letters.
-    pub fn all() -> Self {
-        Self::default()
-    }
-
-    /// Only these messages.
-    pub fn ids(mut self, ids: impl IntoIterator<Item = MessageId>) -> Self {
-        self.ids = Some(ids.into_iter().collect());
-        self
-    }
-
-    /// Only messages of this kind.
-    pub fn kind(mut self, kind: impl Into<String>) -> Self {
-        self.kind = Some(kind.into());
-        self
-    }
-
-    /// Only messages of this key.
-    pub fn key(mut self, key: OrderingKey) -> Self {
-        self.key = Some(key);
-        self
-    }
-
-    /// Only those that died for this reason.
-    pub const fn reason(mut self, reason: DeadReason) -> Self {
-        self.reason = Some(reason);
-        self
-    }
-
-    /// Only those behind this place: the last of the page before.
-    pub const fn after(mut self, seq: Seq) -> Self {
-        self.after = Some(seq);
-        self
-    }
-
-    /// Returns whether a dead letter is meant; for stores in memory.
-    #[must_use]
-    pub fn matches(&self, letter: &DeadLetter) -> bool {
-        let message = letter.message.as_ref();
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&letter.id))
-            && self.kind.as_ref().is_none_or(|kind| message.is_some_and(|message| message.kind() == kind))
-            && self.key.as_ref().is_none_or(|key| message.and_then(Message::ordering_key) == Some(key))
-            && self.reason.is_none_or(|reason| letter.reason == reason)
-            && self.after.is_none_or(|after| letter.seq > after)
     }
 }
 

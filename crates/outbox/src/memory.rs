@@ -148,7 +148,10 @@ impl State {
     }
 
     fn meant(&self, filter: &DeadFilter, limit: u32) -> Vec<Seq> {
-        let meant = self.dead.values().filter(|letter| filter.matches(letter));
+        let meant = self
+            .dead
+            .values()
+            .filter(|letter| filter.matches(letter.id, letter.message.as_ref(), letter.reason, letter.seq));
         meant.take(limit as usize).map(|letter| letter.seq).collect()
     }
 }

@@ -3,5 +3,5 @@
 mod dead;
 mod row;
 
-pub use dead::{DeadReason, MAX_LISTED, check_limit};
+pub use dead::{DeadFilter, DeadReason, MAX_LISTED, check_limit};
 pub use row::{Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable, Waiting};

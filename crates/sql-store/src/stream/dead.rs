@@ -1,7 +1,8 @@
 use std::fmt;
 
-use relaykit_pipeline_traits::InvalidSetting;
+use relaykit_pipeline_traits::{InvalidSetting, Message, MessageId, OrderingKey};
 
+use super::row::Seq;
 use crate::StoreError;
 
 /// Why a message is a dead letter.
@@ -63,4 +64,68 @@ pub fn check_limit(op: &'static str, limit: u32) -> Result<(), StoreError> {
         return Err(StoreError::Rejected { op, source });
     }
     Ok(())
+}
+
+/// Which dead letters are meant: those that match everything that is set, in the order of their places.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[must_use]
+#[non_exhaustive]
+pub struct DeadFilter {
+    /// These messages alone.
+    pub ids: Option<Vec<MessageId>>,
+    /// This kind alone.
+    pub kind: Option<String>,
+    /// This key alone.
+    pub key: Option<OrderingKey>,
+    /// This reason alone.
+    pub reason: Option<DeadReason>,
+    /// Those behind this place alone.
+    pub after: Option<Seq>,
+}
+
+impl DeadFilter {
+    /// Means all dead letters.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Only these messages.
+    pub fn ids(mut self, ids: impl IntoIterator<Item = MessageId>) -> Self {
+        self.ids = Some(ids.into_iter().collect());
+        self
+    }
+
+    /// Only messages of this kind.
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
+    /// Only messages of this key.
+    pub fn key(mut self, key: OrderingKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Only those that died for this reason.
+    pub const fn reason(mut self, reason: DeadReason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// Only those behind this place: the last of the page before.
+    pub const fn after(mut self, seq: Seq) -> Self {
+        self.after = Some(seq);
+        self
+    }
+
+    /// Returns whether a dead letter of these parts is meant; for stores in memory.
+    #[must_use]
+    pub fn matches(&self, id: MessageId, message: Option<&Message>, reason: DeadReason, seq: Seq) -> bool {
+        self.ids.as_ref().is_none_or(|ids| ids.contains(&id))
+            && self.kind.as_ref().is_none_or(|kind| message.is_some_and(|message| message.kind() == kind))
+            && self.key.as_ref().is_none_or(|key| message.and_then(Message::ordering_key) == Some(key))
+            && self.reason.is_none_or(|meant| reason == meant)
+            && self.after.is_none_or(|after| seq > after)
+    }
 }
