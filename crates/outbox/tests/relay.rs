@@ -11,7 +11,8 @@ use relaykit_outbox::{
     RelayBuilder, RelayEvent, RelaySummary, Settled, Settlement,
 };
 use relaykit_pipeline_traits::{
-    ManualClock, MemoryRecorder, Message, MessageId, OrderingKey, Rng, SystemClock, Timestamp,
+    Clock, ManualClock, MemoryRecorder, Message, MessageId, Monotonic, OrderingKey, Rng, Sleep, SystemClock,
+    Timestamp,
 };
 use relaykit_sql_store::{LeaseStore, MemoryLeaseStore, Shards, StoreError};
 use tokio::sync::oneshot;
@@ -39,6 +40,8 @@ struct Faults {
     /// How many pages, and how many settlements, fail from now on.
     pages: AtomicUsize,
     settles: AtomicUsize,
+    /// How many counts fail from now on.
+    depths: AtomicUsize,
     /// Whether a settlement that fails takes effect all the same.
     in_doubt: AtomicBool,
     settlements: Mutex<Vec<Settlement>>,
@@ -84,6 +87,9 @@ impl OutboxStore for Faulty {
     }
 
     async fn depth(&self) -> Result<Depth, StoreError> {
+        if Self::fails(&self.faults.depths) {
+            return Err(down("count messages"));
+        }
         self.store.depth().await
     }
 
@@ -202,13 +208,66 @@ async fn a_store_that_cannot_be_read_is_tried_again_less_and_less_often() {
         })
         .build()
         .unwrap();
-    let begun = relaykit_pipeline_traits::Clock::monotonic(&clock);
+    let begun = Clock::monotonic(&clock);
     let summary = run_until(&relay, &clock, || !sender.taken().is_empty()).await;
     assert_eq!((summary.sent, summary.store_failures), (1, 8));
     assert_eq!(events.load(Ordering::SeqCst), 8);
-    let took = relaykit_pipeline_traits::Clock::monotonic(&clock).since(begun);
+    let took = Clock::monotonic(&clock).since(begun);
     // 0.1, 0.2, 0.4, … 10 s, at least half of each.
     assert!(took >= SECOND * 11, "{took:?}");
+}
+
+/// A clock that counts how often somebody begins to wait.
+#[derive(Debug, Clone)]
+struct CountingClock {
+    clock: ManualClock,
+    sleeps: Arc<AtomicUsize>,
+}
+
+impl Clock for CountingClock {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    fn sleep_until(&self, at: Monotonic) -> Sleep {
+        self.sleeps.fetch_add(1, Ordering::SeqCst);
+        self.clock.sleep_until(at)
+    }
+}
+
+#[tokio::test]
+async fn a_relay_whose_store_is_down_sleeps_until_it_may_be_asked_again() {
+    let clock = ManualClock::new();
+    let (store, sender) = (Faulty::new(&clock), TestSender::new());
+    store.faults.pages.store(usize::MAX, Ordering::SeqCst);
+    store.faults.depths.store(usize::MAX, Ordering::SeqCst);
+    let counting = CountingClock { clock: clock.clone(), sleeps: Arc::default() };
+    let relay = Relay::builder(store.clone(), sender.clone())
+        .clock(counting.clone())
+        .rng(Rng::seeded(3))
+        // With one, messages are counted now and then.
+        .recorder(Arc::new(MemoryRecorder::new()))
+        .build()
+        .unwrap();
+    let mut run = std::pin::pin!(relay.run(std::future::pending()));
+    for _ in 0..20_000 {
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                _ = &mut run => unreachable!(),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        clock.advance(Duration::from_millis(1));
+    }
+    let asked = usize::MAX - store.faults.pages.load(Ordering::SeqCst);
+    assert!((5..20).contains(&asked), "{asked}");
+    let sleeps = counting.sleeps.load(Ordering::SeqCst);
+    assert!(sleeps < 200, "it woke {sleeps} times in 20 s");
 }
 
 #[tokio::test]
@@ -254,7 +313,7 @@ async fn a_send_never_outlives_its_lease() {
     store.store.add_all(&messages("k", 1, &mut Rng::seeded(1)), None).unwrap();
     sender.script(|_| Call::Hang);
     let relay = relay(&store, &sender, &clock).send_timeout(SECOND * 21).build().unwrap();
-    let begun = relaykit_pipeline_traits::Clock::monotonic(&clock);
+    let begun = Clock::monotonic(&clock);
     let run = relay.run_once();
     let moved = async {
         loop {
@@ -269,7 +328,7 @@ async fn a_send_never_outlives_its_lease() {
         () = moved => unreachable!(),
     };
     // The lease counts for 27 s, of which 5 s are kept to settle.
-    let took = relaykit_pipeline_traits::Clock::monotonic(&clock).since(begun);
+    let took = Clock::monotonic(&clock).since(begun);
     assert!(took <= SECOND * 23, "{took:?}");
     assert_eq!((summary.retried, summary.lost), (1, 0), "there was time to settle");
 }
@@ -307,9 +366,9 @@ async fn a_stop_does_not_wait_for_a_sender_longer_than_the_time_to_drain() {
     store.store.add_all(&messages("k", 1, &mut Rng::seeded(1)), None).unwrap();
     sender.script(|_| Call::Hang);
     let relay = relay(&store, &sender, &clock).drain(SECOND * 2).build().unwrap();
-    let begun = relaykit_pipeline_traits::Clock::monotonic(&clock);
+    let begun = Clock::monotonic(&clock);
     let summary = run_until(&relay, &clock, || !sender.batches().is_empty()).await;
-    let took = relaykit_pipeline_traits::Clock::monotonic(&clock).since(begun);
+    let took = Clock::monotonic(&clock).since(begun);
     assert_eq!(summary.unfinished, 1);
     assert!(took <= SECOND * 6, "{took:?}");
 }

@@ -342,7 +342,9 @@ where
         at(self.lanes.wants_back().then_some(self.back_from));
         at(self.lanes.may_appear().then_some(self.late_from.max(self.back_from)));
         at((self.store_until > now).then_some(self.store_until));
-        at(self.settings.counts.then_some(self.depth_from));
+        // Counted no earlier than the store may be asked again.
+        let counts = self.settings.counts && self.depth.is_none();
+        at(counts.then_some(self.depth_from.max(self.store_until)));
         next.since(now).max(Duration::from_millis(1))
     }
 
