@@ -1,0 +1,140 @@
+use relaykit_pipeline_traits::Rng;
+
+use super::tests::{SHARD, row, stored};
+use super::*;
+
+/// One shard, a store beside it, and everything that can happen between, in random order: pages that arrive late, sends that
+/// end late, leases that are about to be given back and kept after all, or lost and taken anew.
+#[test]
+fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left() {
+    for seed in 0..500 {
+        let mut rng = Rng::seeded(seed);
+        let mut world = World::new(&mut rng);
+        for _ in 0..400 {
+            world.step(&mut rng, false);
+        }
+        for _ in 0..4_000 {
+            world.step(&mut rng, true);
+        }
+        assert!(world.rows.is_empty(), "seed {seed}: left {:?} {:?}", world.rows, world.lanes);
+        world.assert_order(seed);
+    }
+}
+
+/// When a row waits no more; 0 if it never waited.
+type Wait = u64;
+
+struct World {
+    lanes: Lanes,
+    token: i64,
+    held: bool,
+    now: Wait,
+    rows: BTreeMap<Seq, (OrderingKey, Wait)>,
+    next: i64,
+    /// A page as it was read, not yet here.
+    page: Option<Page>,
+    /// What is on its way: the row, its key, under which token.
+    sent: Vec<(Seq, OrderingKey, i64)>,
+    /// What the store has, and the lanes do not know yet.
+    settled: Vec<(Seq, OrderingKey, i64, End)>,
+    taken: Vec<(OrderingKey, Seq)>,
+}
+
+impl World {
+    fn new(rng: &mut Rng) -> Self {
+        let room = 2 + usize::try_from(rng.below(20)).unwrap();
+        let lanes = Lanes::new(room);
+        let (sent, settled, taken) = (Vec::new(), Vec::new(), Vec::new());
+        let rows = BTreeMap::new();
+        Self { lanes, token: 7, held: true, now: 1, rows, next: 1, page: None, sent, settled, taken }
+    }
+
+    fn read(&self, after: Seq, limit: usize) -> Page {
+        let held_by = |seq: Seq, key: &OrderingKey, after: Seq| {
+            self.rows.range(..seq).any(|(place, (other, wait))| {
+                other == key && *wait > 0 && (*wait > self.now || *place <= after)
+            })
+        };
+        let eligible = self
+            .rows
+            .iter()
+            .filter(|(seq, (key, wait))| **seq > after && *wait <= self.now && !held_by(**seq, key, after));
+        let rows = eligible.take(limit).map(|(seq, (key, wait))| {
+            let message = stored(seq.0).message;
+            let builder = Message::builder(message.id(), "kind", message.occurred_at());
+            let message = builder.ordering_key(key.as_str()).build().unwrap();
+            Stored { row: row(seq.0), message, waited: *wait > 0, ..stored(seq.0) }
+        });
+        let due = self
+            .rows
+            .iter()
+            .find(|(seq, (key, wait))| *wait > 0 && *wait <= self.now && !held_by(**seq, key, Seq(0)));
+        let due = due.map(|(seq, _)| row(seq.0)).into_iter().collect();
+        Page { rows: rows.collect(), due, ..Page::default() }
+    }
+
+    fn step(&mut self, rng: &mut Rng, calm: bool) {
+        self.now += rng.below(3);
+        let leases = if self.held { vec![Lease { shard: SHARD, token: self.token }] } else { Vec::new() };
+        self.lanes.hold(&leases);
+        match rng.below(14) {
+            0 if !calm => {
+                for _ in 0..rng.below(6) {
+                    let key = OrderingKey::new(format!("k{}", rng.below(3))).unwrap();
+                    self.rows.insert(Seq(self.next), (key, 0));
+                    self.next += 1;
+                }
+            }
+            1 => self.held = calm || !self.held,
+            2 if !calm && self.sent.is_empty() && self.settled.is_empty() && rng.chance(0.3) => {
+                self.token += 1;
+            }
+            3 | 4 => self.lanes.look_again(rng.chance(0.2)),
+            5 => self.lanes.go_back(),
+            6 | 7 if self.page.is_none() => {
+                if let Some(from) = self.lanes.next_page() {
+                    self.page = Some(self.read(from[0].after, 3));
+                }
+            }
+            8 | 9 => {
+                if let Some(page) = self.page.take() {
+                    self.lanes.load(page, 3, Monotonic::default());
+                }
+            }
+            10 => {
+                let most = 1 + usize::try_from(rng.below(3)).unwrap();
+                let held = self.held;
+                for loaded in self.lanes.take(most, |_| held) {
+                    self.sent.push((loaded.row.seq, loaded.key.unwrap(), self.token));
+                }
+            }
+            11 | 12 if !self.settled.is_empty() => {
+                let at = usize::try_from(rng.below(self.settled.len() as u64)).unwrap();
+                let (seq, key, token, end) = self.settled.swap_remove(at);
+                self.lanes.end(row(seq.0), Some(&key), token, end);
+            }
+            _ if !self.sent.is_empty() => {
+                let at = usize::try_from(rng.below(self.sent.len() as u64)).unwrap();
+                let (seq, key, token) = self.sent.swap_remove(at);
+                let end = if !calm && rng.chance(0.3) {
+                    self.rows.get_mut(&seq).unwrap().1 = self.now + rng.below(6);
+                    End::Waits
+                } else {
+                    self.taken.push((key.clone(), seq));
+                    self.rows.remove(&seq);
+                    End::Gone
+                };
+                self.settled.push((seq, key, token, end));
+            }
+            _ => {}
+        }
+    }
+
+    fn assert_order(&self, seed: u64) {
+        let mut high: HashMap<&OrderingKey, Seq> = HashMap::new();
+        for (key, seq) in &self.taken {
+            let before = high.insert(key, *seq);
+            assert!(before.is_none_or(|before| before < *seq), "seed {seed}: {:?}", self.taken);
+        }
+    }
+}
