@@ -8,6 +8,7 @@ use relaykit_sql_store::{MemoryLeaseStore, Shard, Shards, StoreError};
 use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
+use crate::error_text::error_text;
 use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Waiting};
 use relaykit_sql_store::Limits;
 
@@ -143,7 +144,7 @@ impl State {
         row.attempts = waiting.attempts;
         row.retry_at = Some(now + waiting.wait);
         row.first_failed_at = row.first_failed_at.filter(|_| !waiting.fresh).or(Some(now));
-        row.error = Some(waiting.error.clone());
+        row.error = Some(error_text(&waiting.error));
         true
     }
 
@@ -213,7 +214,7 @@ impl OutboxStore for MemoryOutbox {
             }
             for dying in settlement.dead.iter().filter(|dying| fenced(&dying.row)) {
                 written += u64::from(state.rows.contains_key(&dying.row.seq));
-                state.bury(dying.row.seq, dying.reason, dying.error.clone(), dying.attempts, now);
+                state.bury(dying.row.seq, dying.reason, error_text(&dying.error), dying.attempts, now);
             }
             Settled { stale: stale.to_vec(), written }
         }))

@@ -200,18 +200,21 @@ async fn a_store_that_cannot_be_read_is_tried_again_less_and_less_often() {
     let (store, sender) = (Faulty::new(&clock), TestSender::new());
     store.store.add_all(&messages("k", 1, &mut Rng::seeded(1)), None).unwrap();
     store.faults.pages.store(8, Ordering::SeqCst);
-    let events = Arc::new(AtomicUsize::new(0));
+    let events: Arc<Mutex<Vec<String>>> = Arc::default();
     let seen = Arc::clone(&events);
     let relay = relay(&store, &sender, &clock)
         .on_event(move |event| {
-            seen.fetch_add(usize::from(matches!(event, RelayEvent::StoreFailed { .. })), Ordering::SeqCst);
+            if let RelayEvent::StoreFailed { error } = event {
+                seen.lock().unwrap().push(error.clone());
+            }
         })
         .build()
         .unwrap();
     let begun = Clock::monotonic(&clock);
     let summary = run_until(&relay, &clock, || !sender.taken().is_empty()).await;
     assert_eq!((summary.sent, summary.store_failures), (1, 8));
-    assert_eq!(events.load(Ordering::SeqCst), 8);
+    let said = "could not read messages: the database is not available: the test says so";
+    assert_eq!(*events.lock().unwrap(), [said; 8]);
     let took = Clock::monotonic(&clock).since(begun);
     // 0.1, 0.2, 0.4, … 10 s, at least half of each.
     assert!(took >= SECOND * 11, "{took:?}");

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use relaykit_pipeline_traits::Codec;
+use relaykit_sql_store::error_chain;
 
 /// The format that this version writes.
 pub(crate) const VERSION: u8 = 1;
@@ -185,7 +186,8 @@ fn items<T>(mut bytes: &[u8], count: u32, codec: &Arc<dyn Codec<T>>) -> Result<V
         };
         let item = codec
             .decode(item)
-            .map_err(|error| FormatError::Item { index: items.len(), reason: reason(&error) })?;
+            // Without payload: codecs keep that out.
+            .map_err(|error| FormatError::Item { index: items.len(), reason: error_chain(&error) })?;
         items.push(item);
         bytes = rest;
     }
@@ -193,17 +195,6 @@ fn items<T>(mut bytes: &[u8], count: u32, codec: &Arc<dyn Codec<T>>) -> Result<V
         return Err(wrong);
     }
     Ok(items)
-}
-
-/// An error and its sources, without payload: codecs keep that out.
-fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(next) = source {
-        text = format!("{text}: {next}");
-        source = next.source();
-    }
-    text
 }
 
 #[cfg(feature = "zstd")]

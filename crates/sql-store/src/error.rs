@@ -6,6 +6,21 @@ use relaykit_pipeline_traits::{Classify, ErrorClass};
 /// The error of a database driver.
 pub type DriverError = Box<dyn Error + Send + Sync>;
 
+/// Writes an error and its causes, the nearest first, as one text for logs.
+///
+/// A cause that the text before it ends with already is not repeated.
+#[must_use]
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Why a store could not do what it was asked to.
 ///
 /// Messages name the operation and never a value of a row. The driver's own error is the `source`.
@@ -175,6 +190,21 @@ mod tests {
         assert_eq!(error.to_string(), "could not renew leases: the database refused");
         assert_eq!(error.source().unwrap().to_string(), "secret payload");
         assert_eq!(error.op(), "renew leases");
+    }
+
+    #[test]
+    fn a_chain_has_every_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the pool is closed: {source}")]
+        struct Closed {
+            source: std::io::Error,
+        }
+        let source = Closed { source: std::io::Error::other("reset by peer") };
+        let error = StoreError::Unavailable { op: "settle", source: source.into() };
+        assert_eq!(
+            error_chain(&error),
+            "could not settle: the database is not available: the pool is closed: reset by peer"
+        );
     }
 
     #[test]

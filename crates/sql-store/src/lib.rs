@@ -28,7 +28,7 @@ mod stream;
 #[cfg(feature = "leases")]
 mod wake;
 
-pub use error::{DriverError, SchemaError, StoreError};
+pub use error::{DriverError, SchemaError, StoreError, error_chain};
 #[cfg(feature = "leases")]
 pub use fence::{FENCE, SHARD_OF};
 pub use ident::{Ident, InvalidIdent, MAX_IDENT_BYTES, MAX_PREFIX_BYTES, Names};

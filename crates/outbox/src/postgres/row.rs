@@ -9,9 +9,6 @@ use sqlx::postgres::PgRow;
 use crate::store::{RowId, Seq};
 use relaykit_sql_store::message::{Parts, read_message};
 
-/// The most bytes of an error that are kept.
-const MAX_ERROR_BYTES: usize = 4096;
-
 /// A century: longer waits are as good as this one, and it is counted exactly in SQL.
 const LONGEST_WAIT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -61,13 +58,6 @@ impl RawMessage {
     }
 }
 
-/// Makes an error a text that the database takes: without NUL, and at most 4 KiB.
-pub(super) fn error_text(error: &str) -> String {
-    let mut text = error.replace('\0', "\u{fffd}");
-    text.truncate(text.floor_char_boundary(MAX_ERROR_BYTES));
-    text
-}
-
 pub(super) fn micros(wait: Duration) -> i64 {
     i64::try_from(wait.min(LONGEST_WAIT).as_micros()).unwrap_or(i64::MAX)
 }
@@ -95,14 +85,6 @@ pub(super) fn stored_attempts(attempts: u32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_is_cut_between_characters_and_holds_no_nul() {
-        assert_eq!(error_text("a\0b"), "a\u{fffd}b");
-        let long = "ü".repeat(4096);
-        assert_eq!(error_text(&format!("x{long}")).len(), 4095);
-        assert_eq!(error_text(&long).len(), 4096);
-    }
 
     #[test]
     fn waits_without_end_are_a_century() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Attempts, BatchHandler, Failure, Message, Monotonic, RetryDecision};
-use relaykit_sql_store::{Leases, Permit, Poller, StoreError, Woken};
+use relaykit_sql_store::{Leases, Permit, Poller, StoreError, Woken, error_chain};
 use tokio::task::JoinSet;
 
 use super::event::RelayEvent;
@@ -250,8 +250,9 @@ where
     }
 
     fn store_failed(&mut self, error: &StoreError, now: Monotonic) {
-        tracing::warn!(outbox = self.shared.name, %error, "could not read messages");
-        self.shared.tell(&RelayEvent::StoreFailed { error: error.to_string() });
+        let error = error_chain(error);
+        tracing::warn!(outbox = self.shared.name, error, "could not read messages");
+        self.shared.tell(&RelayEvent::StoreFailed { error });
         self.summary.store_failures += 1;
         // At least half, so that many relays do not come back at once.
         let part = {

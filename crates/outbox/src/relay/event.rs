@@ -47,7 +47,7 @@ pub enum RelayEvent {
     },
     /// The store could not be used. It is tried again.
     StoreFailed {
-        /// What was said.
+        /// What was said, causes included.
         error: String,
     },
 }

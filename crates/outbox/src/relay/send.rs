@@ -6,16 +6,13 @@ use relaykit_pipeline_traits::{
     BatchContext, BatchHandler, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
 };
 use relaykit_sql_store::judge::{Called, Cause, Fate, Word, call, discard, fate, words};
-use relaykit_sql_store::{Lease, Permit, Shard, StoreError};
+use relaykit_sql_store::{Lease, Permit, Shard, StoreError, error_chain};
 
 use super::event::RelayEvent;
 use super::lanes::{End, Loaded};
 use crate::dead::DeadReason;
 use crate::metrics;
 use crate::store::{Dying, OutboxStore, RowId, Settlement, Waiting};
-
-/// The longest error text that is stored, in bytes.
-const MAX_ERROR_BYTES: usize = 4096;
 
 /// The wait before a settlement is tried again, at first and at last.
 const SETTLE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -294,14 +291,14 @@ fn settlement(fates: &[(Loaded, Fate)], tokens: &BTreeMap<Shard, i64>) -> Settle
             Fate::Done => settlement.done.push(row),
             Fate::Dead { cause, error } => {
                 let reason = reason(loaded, *cause);
-                settlement.dead.push(Dying { row, attempts, reason, error: cut(error) });
+                settlement.dead.push(Dying { row, attempts, reason, error: error.clone() });
             }
             Fate::Again { wait, fresh, error } => settlement.retry.push(Waiting {
                 row,
                 attempts: if *fresh { 0 } else { attempts },
                 wait: *wait,
                 fresh: *fresh,
-                error: cut(error),
+                error: error.clone(),
             }),
         }
     }
@@ -338,8 +335,9 @@ async fn write<S: OutboxStore, H>(
             }
             Err(error) => error,
         };
-        tracing::warn!(outbox = shared.name, %error, "could not write what became of a batch");
-        shared.tell(&RelayEvent::StoreFailed { error: error.to_string() });
+        let error = error_chain(&error);
+        tracing::warn!(outbox = shared.name, error, "could not write what became of a batch");
+        shared.tell(&RelayEvent::StoreFailed { error });
         let left = permits.iter().map(Permit::remaining).max().unwrap_or_default();
         if left <= wait {
             return None;
@@ -347,12 +345,6 @@ async fn write<S: OutboxStore, H>(
         shared.clock.sleep(wait.mul_f64(1.0 - shared.unit() / 4.0)).await;
         wait = (wait * 2).min(SETTLE_WAIT.1);
     }
-}
-
-/// Cuts a text to what is stored of an error, between characters, without NUL.
-fn cut(error: &str) -> String {
-    let end = error.floor_char_boundary(MAX_ERROR_BYTES);
-    error[..end].replace('\0', "\u{fffd}")
 }
 
 impl Part {

@@ -85,11 +85,3 @@ fn message(row: &Row<'_>, id: MessageId, key: Option<OrderingKey>) -> SqlResult<
     });
     Ok(parts.and_then(read_message))
 }
-
-/// The most bytes of an error that are kept.
-const MAX_ERROR: usize = 4096;
-
-/// Cuts an error to what is kept of it.
-pub(super) fn cut(error: &str) -> &str {
-    &error[..error.floor_char_boundary(MAX_ERROR)]
-}

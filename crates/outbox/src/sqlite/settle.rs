@@ -5,7 +5,7 @@ use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult, para
 use relaykit_sql_store::{Names, Shard, Sql};
 
 use super::add::after;
-use super::row::cut;
+use crate::error_text::error_text;
 use crate::store::{RowId, Settled, Settlement};
 
 const FENCE: &str = "select exists (select 1 from {shards} where shard = ?1 and token = ?2)";
@@ -66,13 +66,20 @@ impl Settle {
         for one in settlement.retry.iter().filter(|one| holds(&one.row)) {
             let (seq, shard) = (one.row.seq.0, one.row.shard.number());
             let due = after(now, one.wait);
-            written +=
-                retry.execute(params![seq, shard, at, one.attempts, due, one.fresh, cut(&one.error)])?;
+            written += retry.execute(params![
+                seq,
+                shard,
+                at,
+                one.attempts,
+                due,
+                one.fresh,
+                error_text(&one.error)
+            ])?;
         }
         let mut bury = connection.prepare_cached(self.bury.as_str())?;
         for one in settlement.dead.iter().filter(|one| holds(&one.row)) {
             let (seq, shard) = (one.row.seq.0, one.row.shard.number());
-            let (reason, error) = (one.reason.as_str(), cut(&one.error));
+            let (reason, error) = (one.reason.as_str(), error_text(&one.error));
             written += bury.execute(params![seq, shard, at, one.attempts, reason, error])?;
             done.execute(params![seq, shard])?;
         }

@@ -8,8 +8,8 @@ use tracing::{debug, warn};
 use super::leases::{Leases, Shared};
 use super::plan::plan;
 use super::store::{Instance, Lease, LeaseStore, View};
-use crate::StoreError;
 use crate::race::{first, within};
+use crate::{StoreError, error_chain};
 
 /// Holds an instance's fair share of the shards: renews its leases, takes what is free, gives back what exceeds the
 /// share.
@@ -87,7 +87,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
             let wait = match self.run_once().await {
                 Ok(()) => self.interval(),
                 Err(error) => {
-                    warn!(instance = %self.instance, %error, "could not keep leases");
+                    warn!(instance = %self.instance, error = error_chain(&error), "could not keep leases");
                     self.interval() / 4
                 }
             };
@@ -140,7 +140,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
         loop {
             self.shared.lock().retire_all();
             if let Err(error) = self.give_back().await {
-                warn!(instance = %self.instance, %error, "could not give leases back");
+                warn!(instance = %self.instance, error = error_chain(&error), "could not give leases back");
             }
             let now = self.clock.monotonic();
             if self.shared.lock().len() == 0 || now >= end {
@@ -151,12 +151,12 @@ impl<S: LeaseStore> LeaseKeeper<S> {
             if self.clock.monotonic() >= next {
                 // Truth about calls in doubt comes with it, and shards that are still worked on are kept.
                 if let Err(error) = self.heartbeat().await {
-                    warn!(instance = %self.instance, %error, "could not keep leases");
+                    warn!(instance = %self.instance, error = error_chain(&error), "could not keep leases");
                 }
             }
         }
         if let Err(error) = self.bounded("leave", self.store.leave(self.instance)).await {
-            warn!(instance = %self.instance, %error, "could not leave");
+            warn!(instance = %self.instance, error = error_chain(&error), "could not leave");
         }
         self.shared.lock().len()
     }
@@ -189,7 +189,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
     async fn give_back_until(&self, until: Monotonic) {
         while self.wait_idle_until(until).await {
             if let Err(error) = self.give_back().await {
-                warn!(instance = %self.instance, %error, "could not give leases back");
+                warn!(instance = %self.instance, error = error_chain(&error), "could not give leases back");
             }
         }
     }
