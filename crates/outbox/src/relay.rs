@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -319,6 +320,8 @@ where
     }
 
     /// Sets who is told what happens, after the store has it. Must not block. Default: nobody.
+    ///
+    /// If it panics, that is logged, the first time, and the relay goes on.
     pub fn on_event(mut self, observer: impl Fn(&RelayEvent) + Send + Sync + 'static) -> Self {
         self.observer = Some(Arc::new(observer));
         self
@@ -385,6 +388,7 @@ where
                 rng: Mutex::new(self.rng),
                 recorder: self.recorder.unwrap_or_else(|| Arc::new(NoRecorder)),
                 observer: self.observer,
+                observer_panicked: AtomicBool::new(false),
                 send_timeout: self.send_timeout,
                 settle_reserve: self.settle_timeout,
             }),

@@ -220,6 +220,27 @@ async fn a_store_that_cannot_be_read_is_tried_again_less_and_less_often() {
     assert!(took >= SECOND * 11, "{took:?}");
 }
 
+#[tokio::test]
+async fn an_observer_that_panics_stops_nobody() {
+    let clock = ManualClock::new();
+    let (store, sender) = (Faulty::new(&clock), TestSender::new());
+    store.store.add_all(&messages("k", 3, &mut Rng::seeded(1)), None).unwrap();
+    sender.script(|_| Call::Reject);
+    store.faults.pages.store(1, Ordering::SeqCst);
+    let told = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&told);
+    let relay = relay(&store, &sender, &clock)
+        .on_event(move |event| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            panic!("the observer cannot take {event:?}");
+        })
+        .build()
+        .unwrap();
+    let summary = run_until(&relay, &clock, || sender.batches().len() == 3).await;
+    assert_eq!((summary.dead, summary.store_failures, summary.kept_shards), (3, 1, 0));
+    assert_eq!(told.load(Ordering::SeqCst), 4, "it is told each time");
+}
+
 /// A clock that counts how often somebody begins to wait.
 #[derive(Debug, Clone)]
 struct CountingClock {

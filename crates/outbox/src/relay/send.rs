@@ -1,11 +1,13 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{
     BatchContext, BatchHandler, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
 };
-use relaykit_sql_store::judge::{Called, Cause, Fate, Word, call, discard, fate, words};
+use relaykit_sql_store::judge::{Called, Cause, Fate, Word, call, discard, fate, panic_text, words};
 use relaykit_sql_store::{Lease, Permit, Shard, StoreError, error_chain};
 
 use super::event::RelayEvent;
@@ -27,6 +29,8 @@ pub(crate) struct Shared<S, H> {
     pub(crate) rng: Mutex<Rng>,
     pub(crate) recorder: Arc<dyn Recorder>,
     pub(crate) observer: Option<Observer>,
+    /// Whether that was said, once.
+    pub(crate) observer_panicked: AtomicBool,
     pub(crate) send_timeout: Duration,
     /// What remains of a lease when its last send must have ended, to settle.
     pub(crate) settle_reserve: Duration,
@@ -55,9 +59,13 @@ struct Part {
 }
 
 impl<S, H> Shared<S, H> {
+    /// Tells the observer. Its panic is its own: what it was told is in the store already.
     pub(crate) fn tell(&self, event: &RelayEvent) {
-        if let Some(observer) = &self.observer {
-            observer(event);
+        let Some(observer) = &self.observer else { return };
+        let Err(panic) = catch_unwind(AssertUnwindSafe(|| observer(event))) else { return };
+        if !self.observer_panicked.swap(true, Ordering::Relaxed) {
+            let panic = panic_text(&*panic);
+            tracing::error!(outbox = self.name, panic, "the observer of events panicked");
         }
     }
 
