@@ -61,6 +61,7 @@ macro_rules! outbox_conformance {
             async fn $case() {
                 if let Some(harness) = $harness.await {
                     $crate::conformance::$case(&harness).await;
+                    $crate::conformance::Harness::clean(harness).await;
                 }
             }
         )*

@@ -32,6 +32,15 @@ pub trait Harness: Sync {
 
     /// Lets time pass for the store: as if everything in it had happened this much earlier, leases included.
     fn pass(&self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Removes the store after a case that passed. Default: drops the harness.
+    fn clean(self) -> impl Future<Output = ()>
+    where
+        Self: Sized,
+    {
+        drop(self);
+        std::future::ready(())
+    }
 }
 
 /// A harness at work: makes messages and relays.

@@ -1,27 +1,44 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use relaykit_outbox::conformance::Harness;
 use relaykit_outbox::postgres::{PgOutbox, PgOutboxStore, PgSchema};
-use relaykit_outbox::{Dying, Limits, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement, Waiting};
+use relaykit_outbox::{
+    AddError, Added, Dying, Limits, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement, Waiting,
+};
 use relaykit_pipeline_traits::{
-    Clock, Message, MessageBuilder, MessageId, OrderingKey, Rng, SystemClock, Timestamp,
+    Clock, ManualClock, Message, MessageBuilder, MessageId, OrderingKey, Rng, SystemClock, Timestamp,
 };
 use relaykit_sql_store::postgres::{Guarded, TestPostgres};
-use relaykit_sql_store::{Instance, Lease, LeaseStore, Shard, Shards};
-use sqlx::{Connection, PgConnection};
+use relaykit_sql_store::{Instance, Lease, LeaseStore, Shard, Shards, Sql};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+use crate::role::{MIGRATOR, RELAY, Role, WRITER};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// An outbox in a schema of its own, with four shards, all leased.
+/// The environment variable with the URL of a `PgBouncer` before the server; `cargo xtask test` sets it if there is one.
+pub(crate) const TEST_PGBOUNCER: &str = "RELAYKIT_TEST_PGBOUNCER";
+
+/// An outbox in a schema of its own.
 #[expect(clippy::struct_field_names, reason = "it is the outbox's")]
 pub(crate) struct Outbox {
     pub(crate) db: TestPostgres,
     pub(crate) pool: Guarded,
     pub(crate) outbox: PgOutbox,
     pub(crate) store: PgOutboxStore,
+    /// The relays'; the server has its own.
+    pub(crate) clock: ManualClock,
+    /// What the test itself has leased.
     pub(crate) leases: Vec<Lease>,
+    /// How producers connect.
+    pub(crate) writer: PgConnectOptions,
+    /// The roles that were made for it.
+    pub(crate) roles: Vec<Role>,
 }
 
+/// The shards of an outbox without relays: few, so that keys share them.
 pub(crate) fn shards() -> Shards {
     Shards::new(4).unwrap()
 }
@@ -31,52 +48,91 @@ pub(crate) fn schema(db: &TestPostgres) -> PgSchema {
 }
 
 impl Outbox {
+    /// Four shards, all leased by the test.
     pub(crate) async fn new() -> Option<Self> {
         let db = TestPostgres::new().await?;
         let pool = db.pool().build().unwrap();
-        Some(Self::on(db, pool, false).await)
+        Some(Self::on(db, pool).await.leased().await)
     }
 
-    pub(crate) async fn on(db: TestPostgres, pool: Guarded, pooler: bool) -> Self {
+    /// Sixteen shards, for relays to lease.
+    pub(crate) async fn for_relays() -> Option<Self> {
+        Some(Self::for_relays_on(TestPostgres::new().await?, false).await)
+    }
+
+    /// The same through `PgBouncer` in transaction mode.
+    pub(crate) async fn behind_pooler() -> Option<Self> {
+        Some(Self::for_relays_on(TestPostgres::on(TEST_PGBOUNCER).await?, true).await)
+    }
+
+    /// Sixteen shards, and nobody may do more than it must: the tables are a migrator's, a writer adds, and the store is a
+    /// relay's.
+    pub(crate) async fn under_roles() -> Option<Self> {
+        let db = TestPostgres::new().await?;
+        let migrator = Role::new(&db, &MIGRATOR).await;
+        let pool = migrator.pool();
+        PgSchema::new(db.names("t")).shards(Shards::new(16).unwrap()).migrate(&pool).await.unwrap();
+        pool.close().await;
+        let (writer, relay) = (Role::new(&db, &WRITER).await, Role::new(&db, &RELAY).await);
+        let this = Self::of(db, relay.pool(), false);
+        Some(Self { writer: writer.options.clone(), roles: vec![migrator, writer, relay], ..this })
+    }
+
+    async fn for_relays_on(db: TestPostgres, pooler: bool) -> Self {
+        let pool = db.pool().max_connections(6).behind_pooler(pooler).build().unwrap();
+        PgSchema::new(db.names("t")).shards(Shards::new(16).unwrap()).migrate(&pool).await.unwrap();
+        Self::of(db, pool, pooler)
+    }
+
+    async fn on(db: TestPostgres, pool: Guarded) -> Self {
         schema(&db).migrate(&pool).await.unwrap();
-        let store = PgOutboxStore::new(pool.clone(), &db.names("t"));
-        let outbox = PgOutbox::new(&db.names("t"), Limits::default()).behind_pooler(pooler);
-        let leases = take_all(&store).await;
-        Self { db, pool, outbox, store, leases }
+        Self::of(db, pool, false)
+    }
+
+    /// On tables that are there.
+    fn of(db: TestPostgres, pool: Guarded, pooler: bool) -> Self {
+        let names = db.names("t");
+        let store = PgOutboxStore::new(pool.clone(), &names);
+        let outbox = PgOutbox::new(&names, Limits::default()).behind_pooler(pooler);
+        let (writer, clock) = (db.options(), ManualClock::new());
+        Self { db, pool, outbox, store, clock, leases: Vec::new(), writer, roles: Vec::new() }
+    }
+
+    /// Leases all shards.
+    pub(crate) async fn leased(self) -> Self {
+        Self { leases: take_all(&self.store).await, ..self }
     }
 
     /// Adds a message in a transaction of its own.
     pub(crate) async fn add(&self, message: &Message) {
-        let mut conn = self.db.connection().await;
-        let mut tx = conn.begin().await.unwrap();
-        self.outbox.add(&mut tx, message).await.unwrap();
-        tx.commit().await.unwrap();
+        self.add_all(std::slice::from_ref(message)).await;
+    }
+
+    /// Adds messages in a transaction of their own.
+    pub(crate) async fn add_all(&self, messages: &[Message]) {
+        Harness::add(self, messages, None).await.unwrap();
     }
 
     pub(crate) async fn add_after(&self, message: &Message, delay: Duration) {
-        let mut conn = self.db.connection().await;
-        let mut tx = conn.begin().await.unwrap();
-        self.outbox.add_after(&mut tx, message, delay).await.unwrap();
-        tx.commit().await.unwrap();
+        Harness::add(self, std::slice::from_ref(message), Some(delay)).await.unwrap();
     }
 
     /// Adds messages of one key, and returns them.
     pub(crate) async fn add_to(&self, key: &str, count: usize) -> Vec<Message> {
         let messages: Vec<_> = (0..count).map(|_| keyed(key)).collect();
-        let mut conn = self.db.connection().await;
-        let mut tx = conn.begin().await.unwrap();
-        self.outbox.add_all(&mut tx, &messages).await.unwrap();
-        tx.commit().await.unwrap();
+        self.add_all(&messages).await;
         messages
     }
 
-    /// Reads all shards from their beginnings.
+    /// Reads all shards that the test has leased from their beginnings.
     pub(crate) async fn page(&self) -> Page {
         self.page_of(1000).await
     }
 
     pub(crate) async fn page_of(&self, limit: u32) -> Page {
-        self.store.page(&from_the_beginning(), limit).await.unwrap()
+        let of_mine = |lease: &Lease| ReadFrom { shard: lease.shard, after: Seq(0) };
+        let from: Vec<_> = self.leases.iter().map(of_mine).collect();
+        self.store.page(&from, limit).await.unwrap()
     }
 
     /// Returns the ids that a page shows now.
@@ -85,10 +141,7 @@ impl Outbox {
     }
 
     pub(crate) async fn row(&self, message: &Message) -> RowId {
-        let sql = relaykit_sql_store::Sql::new(
-            &self.db.names("t"),
-            &["select shard, seq from {messages} where message_id = $1"],
-        );
+        let sql = Sql::new(&self.db.names("t"), &["select shard, seq from {messages} where message_id = $1"]);
         let id = relaykit_sql_store::postgres::PgUuid(message.id().as_uuid());
         // In a transaction, since a pooler may give each message of a statement outside of one another session.
         let mut conn = self.db.connection().await;
@@ -134,7 +187,73 @@ impl Outbox {
 
     pub(crate) async fn clean(self) {
         self.pool.close().await;
+        for role in self.roles {
+            role.drop(&self.db).await;
+        }
         self.db.clean().await;
+    }
+
+    /// Runs SQL with one parameter, a number.
+    async fn run(&self, sql: &'static str, number: i64) {
+        let sql = Sql::new(&self.db.names("t"), &[sql]);
+        // In a transaction: between two, a pooler may change the session, and with it the statement.
+        let mut conn = self.db.connection().await;
+        let mut tx = conn.begin().await.unwrap();
+        sqlx::query(sql).persistent(false).bind(number).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+impl Harness for Outbox {
+    type Store = PgOutboxStore;
+
+    fn store(&self) -> PgOutboxStore {
+        self.store.clone()
+    }
+
+    fn clock(&self) -> &ManualClock {
+        &self.clock
+    }
+
+    async fn add(&self, messages: &[Message], delay: Option<Duration>) -> Result<Vec<Added>, AddError> {
+        let mut conn = self.writer.connect().await.unwrap();
+        let mut tx = conn.begin().await.unwrap();
+        let added = match delay {
+            None => self.outbox.add_all(&mut tx, messages).await?,
+            Some(delay) => {
+                let mut added = Vec::new();
+                for message in messages {
+                    added.push(self.outbox.add_after(&mut tx, message, delay).await?);
+                }
+                added
+            }
+        };
+        tx.commit().await.unwrap();
+        Ok(added)
+    }
+
+    async fn add_and_abort(&self, messages: &[Message]) {
+        let mut conn = self.writer.connect().await.unwrap();
+        let mut tx = conn.begin().await.unwrap();
+        self.outbox.add_all(&mut tx, messages).await.unwrap();
+        tx.rollback().await.unwrap();
+    }
+
+    async fn pass(&self, time: Duration) {
+        let micros = i64::try_from(time.as_micros()).unwrap();
+        self.run(
+            "update {messages} set added_at = added_at - $1 * interval '1 microsecond',
+                retry_at = retry_at - $1 * interval '1 microsecond',
+                first_failed_at = first_failed_at - $1 * interval '1 microsecond'",
+            micros,
+        )
+        .await;
+        self.run("update {shards} set until = until - $1 * interval '1 microsecond'", micros).await;
+        self.run("update {members} set until = until - $1 * interval '1 microsecond'", micros).await;
+    }
+
+    async fn clean(self) {
+        Self::clean(self).await;
     }
 }
 
@@ -150,8 +269,8 @@ pub(crate) async fn take_all(store: &PgOutboxStore) -> Vec<Lease> {
     let clock = SystemClock::new();
     let instance = Instance::new(clock.now(), &mut Rng::from_entropy());
     let leases = store.leases();
-    leases.heartbeat(instance, HOUR).await.unwrap();
-    leases.take(instance, HOUR, &shards().all().collect::<Vec<_>>()).await.unwrap()
+    let free = leases.heartbeat(instance, HOUR).await.unwrap().free;
+    leases.take(instance, HOUR, &free).await.unwrap()
 }
 
 pub(crate) fn key(key: &str) -> OrderingKey {
@@ -167,7 +286,11 @@ pub(crate) fn message() -> MessageBuilder {
 }
 
 pub(crate) fn keyed(key: &str) -> Message {
-    message().ordering_key(key).payload("{}").build().unwrap()
+    with_payload(key, "{}")
+}
+
+pub(crate) fn with_payload(key: &str, payload: &str) -> Message {
+    message().ordering_key(key).payload(payload.to_owned()).build().unwrap()
 }
 
 pub(crate) fn id(message: &Message) -> MessageId {

@@ -1,5 +1,5 @@
 use relaykit_outbox::outbox_conformance;
 
-use crate::harness::Postgres;
+use crate::common::Outbox;
 
-outbox_conformance!(Postgres::new());
+outbox_conformance!(Outbox::for_relays());

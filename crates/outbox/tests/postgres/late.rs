@@ -1,28 +1,25 @@
 //! What a relay does about rows that come in sight late, or cannot be read.
 
 use relaykit_outbox::OutboxStore;
-use relaykit_outbox::conformance::Harness;
-use relaykit_pipeline_traits::Rng;
 use sqlx::Connection;
 
-use crate::harness::{Postgres, message};
+use crate::common::{Outbox, with_payload};
 
 #[tokio::test]
 async fn a_relay_sends_a_row_that_comes_in_sight_late() {
-    let Some(harness) = Postgres::new().await else { return };
-    let mut rng = Rng::seeded(1);
+    let Some(o) = Outbox::for_relays().await else { return };
     let sender = relaykit_outbox::conformance::TestSender::new();
-    let mut bench = relaykit_outbox::conformance::Bench::new(&harness);
+    let mut bench = relaykit_outbox::conformance::Bench::new(&o);
     let relay = bench.relay(&sender).build().unwrap();
-    let mut slow = harness.db.connection().await;
+    let mut slow = o.db.connection().await;
     let mut slow = slow.begin().await.unwrap();
-    harness.outbox.add(&mut slow, &message(Some("a"), "late", &mut rng)).await.unwrap();
-    harness.add(&[message(Some("b"), "early", &mut rng)], None).await.unwrap();
+    o.outbox.add(&mut slow, &with_payload("a", "late")).await.unwrap();
+    o.add(&with_payload("b", "early")).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let work = relay.run(async {
         let _ = stopped.await;
     });
-    let clock = harness.clock.clone();
+    let clock = o.clock.clone();
     let steps = async {
         while sender.payloads() != ["early"] {
             tokio::task::yield_now().await;
@@ -41,18 +38,17 @@ async fn a_relay_sends_a_row_that_comes_in_sight_late() {
         summary = work => assert_eq!(summary.sent, 2),
         () = steps => unreachable!(),
     }
-    harness.db.clean().await;
+    o.clean().await;
 }
 
 #[tokio::test]
 async fn a_row_that_cannot_be_read_is_set_aside_and_its_key_goes_on() {
-    let Some(harness) = Postgres::new().await else { return };
-    let mut rng = Rng::seeded(1);
+    let Some(o) = Outbox::for_relays().await else { return };
     let sender = relaykit_outbox::conformance::TestSender::new();
-    let mut bench = relaykit_outbox::conformance::Bench::new(&harness);
-    let messages: Vec<_> = ["one", "two"].map(|payload| message(Some("k"), payload, &mut rng)).into();
-    harness.add(&messages, None).await.unwrap();
-    harness.db.execute("update {messages} set headers = '{\"a\": 1}' where payload = 'one'").await;
+    let mut bench = relaykit_outbox::conformance::Bench::new(&o);
+    let messages = ["one", "two"].map(|payload| with_payload("k", payload));
+    o.add_all(&messages).await;
+    o.db.execute("update {messages} set headers = '{\"a\": 1}' where payload = 'one'").await;
     let relay = bench.relay(&sender).build().unwrap();
     let summary = relay.run_once().await.unwrap();
     assert_eq!((summary.sent, summary.dead), (1, 1));
@@ -65,5 +61,5 @@ async fn a_row_that_cannot_be_read_is_set_aside_and_its_key_goes_on() {
     let all = relaykit_outbox::DeadFilter::all();
     assert!(relay.store().replay(&all, 10).await.unwrap().is_empty());
     assert_eq!(relay.store().purge(&all, 10).await.unwrap(), 1);
-    harness.db.clean().await;
+    o.clean().await;
 }

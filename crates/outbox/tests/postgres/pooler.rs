@@ -1,18 +1,15 @@
 //! The same through `PgBouncer` in transaction mode, where a session is another's after each transaction.
 
-use relaykit_outbox::{DeadFilter, DeadReason, OutboxStore};
-use relaykit_sql_store::postgres::TestPostgres;
+use relaykit_outbox::{DeadFilter, DeadReason, OutboxStore, outbox_conformance};
 
 use crate::common::{HOUR, Outbox, key};
 
-/// The environment variable with the URL of a `PgBouncer` before the server; `cargo xtask test` sets it if there is one.
-const TEST_PGBOUNCER: &str = "RELAYKIT_TEST_PGBOUNCER";
+outbox_conformance!(Outbox::behind_pooler());
 
 #[tokio::test]
 async fn all_of_it_works_through_a_pooler() {
-    let Some(db) = TestPostgres::on(TEST_PGBOUNCER).await else { return };
-    let pool = db.pool().max_connections(4).behind_pooler(true).build().unwrap();
-    let o = Outbox::on(db, pool, true).await;
+    let Some(o) = Outbox::behind_pooler().await else { return };
+    let o = o.leased().await;
     // More than once, since the session of the second may know the statements of the first.
     for round in 0..5 {
         let a = o.add_to("a", 4).await;

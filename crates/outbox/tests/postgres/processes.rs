@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use relaykit_outbox::conformance::{Harness, TestError, TestSender};
+use relaykit_outbox::conformance::{TestError, TestSender};
 use relaykit_outbox::postgres::PgOutboxStore;
 use relaykit_outbox::{OutboxStore, Relay};
 use relaykit_pipeline_traits::{
@@ -17,7 +17,7 @@ use relaykit_retry::Backoff;
 use relaykit_sql_store::Names;
 use relaykit_sql_store::postgres::Guarded;
 
-use crate::harness::{Postgres, message};
+use crate::common::{Outbox, with_payload};
 
 /// What tells the test that it is the relay: the URL, the schema and the ledger's path.
 const CHILD: [&str; 3] = ["RELAYKIT_RELAY_URL", "RELAYKIT_RELAY_SCHEMA", "RELAYKIT_RELAY_LEDGER"];
@@ -94,25 +94,24 @@ async fn four_processes_lose_and_reorder_nothing_while_one_is_stopped_and_one_ki
     if let [Ok(url), Ok(schema), Ok(ledger)] = CHILD.map(std::env::var) {
         return be_a_relay(&url, &schema, &ledger).await;
     }
-    let Some(harness) = Postgres::new().await else { return };
+    let Some(o) = Outbox::for_relays().await else { return };
     let seed = Rng::from_entropy().next_u64();
     eprintln!("seed {seed}");
     let mut rng = Rng::seeded(seed);
     let mut added: Vec<Message> = Vec::new();
     for _ in 0..100 {
-        let part: Vec<_> =
-            (0..1_000).map(|_| message(Some(&format!("k{}", rng.below(1_000))), "x", &mut rng)).collect();
-        harness.add(&part, None).await.unwrap();
+        let part: Vec<_> = (0..1_000).map(|_| with_payload(&format!("k{}", rng.below(1_000)), "x")).collect();
+        o.add_all(&part).await;
         added.extend(part);
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     File::create(&path).unwrap();
     let url = std::env::var(relaykit_sql_store::postgres::TEST_POSTGRES).unwrap();
-    let schema = harness.db.names("t").schema().unwrap().as_str().to_owned();
+    let schema = o.db.names("t").schema().unwrap().as_str().to_owned();
     let values = [url.as_str(), schema.as_str(), path.to_str().unwrap()];
     let mut relays: Vec<Child> = (0..4).map(|_| start(NAME, values)).collect();
-    let store = harness.store();
+    let store = &o.store;
     let until = async |left: u64| {
         while store.depth().await.unwrap().pending > left {
             tokio::task::yield_now().await;
@@ -139,5 +138,5 @@ async fn four_processes_lose_and_reorder_nothing_while_one_is_stopped_and_one_ki
     let ledger = TestSender::new();
     ledger.note(taken);
     ledger.assert_complete_and_in_order(&added);
-    harness.db.clean().await;
+    o.clean().await;
 }

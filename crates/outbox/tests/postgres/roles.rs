@@ -1,55 +1,22 @@
 //! The least that a role needs, as `relaykit_outbox::postgres` lists it.
 
+use relaykit_outbox::outbox_conformance;
 use relaykit_outbox::postgres::PgOutboxStore;
 use relaykit_outbox::{DeadFilter, DeadReason, Dying, OutboxStore, Settlement};
-use relaykit_pipeline_traits::{Rng, SystemClock};
-use relaykit_sql_store::postgres::{Guarded, TestPostgres};
+use relaykit_sql_store::postgres::TestPostgres;
 use relaykit_sql_store::{Sql, StoreError};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 
 use crate::common::{HOUR, Outbox, key, keyed, schema, take_all, waiting};
+use crate::role::{MIGRATOR, RELAY, Role, WRITER};
 
-/// A role that can log in and may do nothing else than what a test grants.
-struct Role {
-    name: String,
-    options: PgConnectOptions,
-}
-
-impl Role {
-    async fn new(db: &TestPostgres, grants: &[&'static str]) -> Self {
-        let name = format!("role_{:016x}", Rng::from_entropy().next_u64());
-        let role = Self { options: db.options().username(&name).password("test"), name };
-        role.run(db, "create role {role} login password 'test'; grant usage on schema {@schema} to {role}")
-            .await;
-        for grant in grants {
-            role.run(db, grant).await;
-        }
-        role
-    }
-
-    async fn run(&self, db: &TestPostgres, sql: &'static str) {
-        let sql = Sql::new(&db.names("t"), &[sql]);
-        // Its name stands where a table's would.
-        let sql = sql.as_str().replace(&db.names("t").table("role"), &self.name);
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut db.connection().await).await.unwrap();
-    }
-
-    fn pool(&self) -> Guarded {
-        Guarded::connect(self.options.clone(), SystemClock::new()).build().unwrap()
-    }
-
-    async fn drop(self, db: &TestPostgres) {
-        self.run(db, "drop owned by {role}; drop role {role}").await;
-    }
-}
+// The promises hold when the tables are a migrator's, a writer adds and a relay sends.
+outbox_conformance!(Outbox::under_roles());
 
 #[tokio::test]
 async fn a_writer_adds_and_can_do_nothing_else() {
     let Some(o) = Outbox::new().await else { return };
-    let grants =
-        ["grant insert, select on {messages} to {role}", "grant usage on sequence {messages_seq} to {role}"];
-    let role = Role::new(&o.db, &grants).await;
+    let role = Role::new(&o.db, &WRITER).await;
     let mut conn = role.options.connect().await.unwrap();
     let messages = [keyed("a"), keyed("b")];
     o.outbox.add(&mut conn, &keyed("a")).await.unwrap();
@@ -95,11 +62,7 @@ async fn each_right_of_a_writer_is_needed() {
 #[tokio::test]
 async fn a_relay_does_all_its_work_without_rights_on_the_tables_form() {
     let Some(o) = Outbox::new().await else { return };
-    let grants = [
-        "grant select, insert, update, delete on {messages}, {dead}, {members} to {role}",
-        "grant select, update on {shards} to {role}",
-    ];
-    let role = Role::new(&o.db, &grants).await;
+    let role = Role::new(&o.db, &RELAY).await;
     let a = o.add_to("a", 4).await;
     let b = o.add_to("b", 2).await;
     o.db.execute("update {shards} set owner = null, until = null").await;
@@ -144,7 +107,9 @@ async fn a_migrator_needs_to_make_tables_in_the_schema() {
     let role = Role::new(&db, &[]).await;
     let pool = role.pool();
     assert!(matches!(schema(&db).migrate(&pool).await, Err(StoreError::Denied { .. })));
-    role.run(&db, "grant create on schema {@schema} to {role}").await;
+    for grant in MIGRATOR {
+        role.run(&db, grant).await;
+    }
     assert_eq!(schema(&db).migrate(&pool).await.unwrap().to, 1);
     assert_eq!(schema(&db).verify(&pool).await.unwrap(), []);
     pool.close().await;
