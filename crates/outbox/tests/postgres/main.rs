@@ -15,4 +15,5 @@ mod pooler;
 mod processes;
 mod role;
 mod roles;
+mod sending;
 mod settling;
