@@ -1,4 +1,4 @@
-//! An outbox in PostgreSQL 14 or later, through sqlx; producers may use any driver, or plain SQL.
+//! An outbox in PostgreSQL 15 or later, through sqlx; producers may use any driver, or plain SQL.
 //!
 //! # Tables
 //!
