@@ -5,7 +5,6 @@ mod adding;
 mod common;
 mod conformance;
 mod dead;
-mod leases;
 mod pages;
 mod settling;
 mod sharing;

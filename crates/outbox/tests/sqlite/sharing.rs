@@ -245,14 +245,12 @@ async fn timeouts_that_make_no_sense_and_files_that_are_no_databases_are_refused
     assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is no database"));
 }
 
+/// What tells the test below that it is the process to be killed: the file's path.
 const WRITE_THIS: &str = "RELAYKIT_TEST_OUTBOX_FILE";
 
-/// Not a test by itself: the process that is killed below.
-#[test]
-#[ignore = "runs as a child of another test"]
-fn child_adds_until_it_is_killed() {
-    let Some(path) = std::env::var_os(WRITE_THIS) else { return };
-    let connection = connect(std::path::Path::new(&path));
+/// Adds an order and its message in one transaction after the other, until the process is killed.
+fn add_until_killed(path: &std::path::Path) {
+    let connection = connect(path);
     let outbox = SqliteOutbox::new(&names(), Shards::new(1).unwrap(), Limits::default());
     let mut rng = Rng::seeded(u64::from(std::process::id()));
     for number in 0..100_000 {
@@ -267,12 +265,16 @@ fn child_adds_until_it_is_killed() {
 
 #[tokio::test]
 async fn a_process_that_is_killed_leaves_orders_and_messages_in_agreement() {
+    const NAME: &str = "sharing::a_process_that_is_killed_leaves_orders_and_messages_in_agreement";
+    if let Some(path) = std::env::var_os(WRITE_THIS) {
+        return add_until_killed(std::path::Path::new(&path));
+    }
     let h = Harness::new().await;
     let mut sent = 0;
     for _ in 0..5 {
         let before = h.number("select count(*) from orders");
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sharing::child_adds_until_it_is_killed", "--ignored"])
+            .args(["--exact", NAME, "--nocapture"])
             .env(WRITE_THIS, h.path())
             .stdout(std::process::Stdio::null())
             .spawn()

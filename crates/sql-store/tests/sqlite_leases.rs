@@ -1,40 +1,67 @@
+//! Leases in a SQLite file.
+#![cfg(all(feature = "sqlite", feature = "leases"))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use relaykit_outbox::OutboxStore as _;
-use relaykit_outbox::sqlite::{Database, SqliteLeaseStore};
-use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
-use relaykit_sql_store::{Instance, Lease, LeaseKeeper, LeaseStore as _, Shard};
-
-use crate::common::{Harness, SECOND, database, names};
+use relaykit_pipeline_traits::{Clock, ManualClock, Rng, SystemClock};
+use relaykit_sql_store::sqlite::rusqlite::Connection;
+use relaykit_sql_store::sqlite::{Database, LEASE_MIGRATION, LEASE_TABLES, SqliteLeaseStore, migrate};
+use relaykit_sql_store::{Instance, Lease, LeaseKeeper, LeaseStore as _, Migration, Names, Schema, Shard};
+use tempfile::TempDir;
 
 const LEASE: Duration = Duration::from_secs(30);
+
+static MIGRATIONS: [Migration; 1] = [Migration { version: 1, name: "leases", parts: &[LEASE_MIGRATION] }];
+
+fn names() -> Names {
+    Names::new("t").unwrap()
+}
 
 fn shards(numbers: impl IntoIterator<Item = u16>) -> Vec<Shard> {
     numbers.into_iter().map(Shard::new).collect()
 }
 
+fn open(path: &Path, clock: impl Clock) -> Database {
+    Database::builder(path, clock).busy_timeout(Duration::from_secs(5)).open().unwrap()
+}
+
 struct Cluster {
-    h: Harness,
+    directory: TempDir,
+    clock: ManualClock,
+    rng: Rng,
     one: SqliteLeaseStore,
     two: SqliteLeaseStore,
 }
 
 impl Cluster {
     /// Two stores with connections of their own, and nobody who holds anything.
-    async fn new(count: u16) -> Self {
-        let h = Harness::with_shards(count).await;
-        h.application
-            .execute_batch("update outbox_shards set owner = null, until = null, token = 0")
-            .unwrap();
-        let one = h.store.leases();
-        let two = SqliteLeaseStore::new(database(&h.path(), &h.clock), &names());
-        Self { h, one, two }
+    async fn new(count: i64) -> Self {
+        let (directory, clock) = (tempfile::tempdir().unwrap(), ManualClock::new());
+        let path = directory.path().join("file.db");
+        let database = open(&path, clock.clone());
+        let schema = Schema::new(names(), &MIGRATIONS, &LEASE_TABLES).with_number("shards", count);
+        migrate(&database, &schema).await.unwrap();
+        let one = SqliteLeaseStore::new(database, &names());
+        let two = SqliteLeaseStore::new(open(&path, clock.clone()), &names());
+        Self { directory, clock, rng: Rng::seeded(7), one, two }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("file.db")
     }
 
     fn instance(&mut self) -> Instance {
-        Instance::new(self.h.clock.now(), &mut self.h.rng)
+        Instance::new(self.clock.now(), &mut self.rng)
+    }
+
+    /// Returns how many members the file knows.
+    fn members(&self) -> i64 {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.query_row("select count(*) from t_members", [], |row| row.get(0)).unwrap()
     }
 }
 
@@ -66,16 +93,16 @@ async fn the_shards_of_a_killed_member_are_free_after_its_lease() {
     let (killed, other) = (cluster.instance(), cluster.instance());
     cluster.one.heartbeat(killed, LEASE).await.unwrap();
     cluster.one.take(killed, LEASE, &shards(0..2)).await.unwrap();
-    cluster.h.clock.advance(LEASE);
+    cluster.clock.advance(LEASE);
     assert_eq!(cluster.two.heartbeat(other, LEASE).await.unwrap().free, []);
-    cluster.h.clock.advance(Duration::from_millis(1));
+    cluster.clock.advance(Duration::from_millis(1));
     let view = cluster.two.heartbeat(other, LEASE).await.unwrap();
     assert_eq!((view.free, view.membership.members), (shards(0..2), 1));
     assert_eq!(cluster.two.take(other, LEASE, &shards([0])).await.unwrap()[0].token, 2);
     // It was only paused: what nobody took is still its own, what somebody took is not.
     let back = cluster.one.heartbeat(killed, LEASE).await.unwrap();
     assert_eq!(back.held, [Lease { shard: Shard::new(1), token: 1 }]);
-    assert_eq!(cluster.h.number("select count(*) from outbox_members"), 2);
+    assert_eq!(cluster.members(), 2);
 }
 
 #[tokio::test]
@@ -85,9 +112,9 @@ async fn members_that_are_gone_are_forgotten() {
     cluster.one.heartbeat(gone, LEASE).await.unwrap();
     cluster.one.heartbeat(left, 3 * LEASE).await.unwrap();
     cluster.one.leave(left).await.unwrap();
-    cluster.h.clock.advance(2 * LEASE);
+    cluster.clock.advance(2 * LEASE);
     cluster.two.heartbeat(here, LEASE).await.unwrap();
-    assert_eq!(cluster.h.number("select count(*) from outbox_members"), 1);
+    assert_eq!(cluster.members(), 1);
 }
 
 /// Four members come, work, get stuck and go on one file, each with connections of its own.
@@ -99,12 +126,11 @@ async fn two_never_hold_one_shard_among_four_that_come_and_go() {
     let tasks: Vec<_> = (0..4)
         .map(|member: u64| {
             let (working, highest) = (Arc::clone(&working), Arc::clone(&highest));
-            let path = cluster.h.path();
+            let path = cluster.path();
             tokio::spawn(async move {
                 let mut rng = Rng::seeded(member);
                 let (clock, mut worked) = (SystemClock::new(), 0);
-                let database = Database::builder(path, clock).open().unwrap();
-                let store = SqliteLeaseStore::new(database, &names());
+                let store = SqliteLeaseStore::new(open(&path, clock), &names());
                 for _life in 0..4 {
                     let keeper = LeaseKeeper::builder(store.clone(), clock)
                         .lease(Duration::from_millis(300))
@@ -149,7 +175,7 @@ async fn members_come_to_fair_shares_and_a_stopped_ones_shards_are_taken_at_once
     let keepers: Vec<_> = (0..)
         .zip(stores)
         .map(|(seed, store)| {
-            let keeper = LeaseKeeper::builder(store, cluster.h.clock.clone()).lease(LEASE);
+            let keeper = LeaseKeeper::builder(store, cluster.clock.clone()).lease(LEASE);
             keeper.rng(Rng::seeded(seed)).build().unwrap()
         })
         .collect();
@@ -166,5 +192,4 @@ async fn members_come_to_fair_shares_and_a_stopped_ones_shards_are_taken_at_once
         keeper.run_once().await.unwrap();
         assert_eq!(keeper.leases().held().len(), 32);
     }
-    cluster.h.clock.advance(SECOND);
 }
