@@ -6,5 +6,6 @@ mod common;
 mod conformance;
 mod dead;
 mod pages;
+mod sending;
 mod settling;
 mod sharing;
