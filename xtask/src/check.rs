@@ -13,9 +13,9 @@ use clap::ValueEnum;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
-use crate::process;
 use crate::stopwatch::Stopwatch;
 use crate::workspace::Workspace;
+use crate::{process, recipes};
 
 /// What `cargo xtask check` takes.
 #[derive(Debug, clap::Args)]
@@ -28,9 +28,9 @@ pub(crate) struct Args {
 /// A step of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Step {
-    /// The code is formatted.
+    /// The code is formatted, that of the recipes for other drivers, too.
     Format,
-    /// Clippy has nothing to say about any target with all features on.
+    /// Clippy has nothing to say about any target with all features on, nor about the recipes.
     Clippy,
     /// Each feature compiles alone, and so do none and the default ones.
     Features,
@@ -89,12 +89,15 @@ impl Step {
         match self {
             Self::Format => {
                 process::run(process::cargo(["fmt", "--all", "--check"]).current_dir(&workspace.root))?;
+                process::run(&mut recipes::cargo(workspace, ["fmt", "--check"]))?;
             }
             Self::Clippy => {
                 let args = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked"];
                 process::run(
                     process::cargo(args).args(["--", "-D", "warnings"]).current_dir(&workspace.root),
                 )?;
+                let args = ["clippy", "--all-targets", "--locked", "--", "-D", "warnings"];
+                process::run(&mut recipes::cargo(workspace, args))?;
             }
             Self::Features => features::run(workspace)?,
             Self::Docs => {

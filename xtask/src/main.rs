@@ -1,8 +1,8 @@
 //! The chores of this workspace, run as `cargo xtask <chore>`.
 //!
 //! Each chore has a file of its own; what they share is [`process`] (child processes), [`workspace`] (what
-//! `cargo metadata` knows), [`postgres`] (a server for as long as a chore runs), [`interrupt`] (Ctrl-C) and
-//! [`stopwatch`] (wall time for display). xtask depends on none of our crates.
+//! `cargo metadata` knows), [`recipes`] (the workspace of the drivers that are not ours), [`postgres`] (a server for as
+//! long as a chore runs), [`interrupt`] (Ctrl-C) and [`stopwatch`] (wall time for display). xtask depends on none of our crates.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
@@ -11,6 +11,7 @@ mod demo;
 mod interrupt;
 mod postgres;
 mod process;
+mod recipes;
 mod stopwatch;
 mod test;
 mod workspace;
@@ -34,7 +35,7 @@ enum Chore {
     /// Every step runs, whatever the others said; the last lines name the steps that failed. Set CI=true to
     /// turn a skipped step into a failed one.
     Check(check::Args),
-    /// Run every test: the doc tests, those of the barrier under loom, then all others.
+    /// Run every test: the doc tests, those of the barrier under loom, the recipes for other drivers, then all others.
     ///
     /// Tests run under cargo-nextest if it is installed, else under `cargo test`. Tests that need Postgres get
     /// the server of `DATABASE_URL`, else one that is started for them and stopped again. Set CI=true to make

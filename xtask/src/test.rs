@@ -3,7 +3,7 @@ use std::process::{Command, ExitCode};
 
 use crate::postgres::{self, Postgres};
 use crate::workspace::Workspace;
-use crate::{interrupt, process};
+use crate::{interrupt, process, recipes};
 
 /// The API's description, beside the workspace. Without it, tests that send requests skip; in CI they fail.
 const SHARED: &str = "../shared/data/iterable-api-swagger.json";
@@ -19,9 +19,9 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// Runs the doc tests, the tests under loom, then all others, so that the runner's summary ends the output.
+/// Runs the doc tests, the tests under loom, the recipes, then all others, so that the runner's summary ends the output.
 ///
-/// With a filter, the tests under loom run only if it names them: `loom`. The exit code is the runner's; if that is a success,
+/// With a filter, the tests under loom run only if it names them, `loom`, and so do the recipes, `recipes`. The exit code is the runner's; if that is a success,
 /// it is that of the first step that failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = args.filter.as_deref();
@@ -45,17 +45,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             failed = Some(status);
         }
     }
-    if names_loom(filter) && workspace.members.iter().any(|member| member.name == LOOM_PACKAGE) {
+    if names(filter, "loom") && workspace.members.iter().any(|member| member.name == LOOM_PACKAGE) {
         let status = process::status(loom(&workspace).current_dir(&workspace.root))?;
         if !status.success() {
             eprintln!("tests under loom failed: {status}");
             failed = failed.or(Some(status));
         }
     }
+    let runner = Runner::find();
+    if names(filter, "recipes") && !interrupt::asked() {
+        let mut recipes = recipes::cargo(&workspace, runner.recipes_args());
+        let status = process::status(recipes.envs(postgres.iter().flat_map(Postgres::variables)))?;
+        if !status.success() {
+            eprintln!("recipes failed: {status}");
+            failed = failed.or(Some(status));
+        }
+    }
     if interrupt::asked() {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
-    let status = cargo(Runner::find().args(filter))?;
+    let status = cargo(runner.args(filter))?;
     if interrupt::asked() {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
@@ -87,6 +96,13 @@ impl Runner {
         args.extend(filter);
         args
     }
+
+    fn recipes_args(self) -> &'static [&'static str] {
+        match self {
+            Self::Nextest => &["nextest", "run", "--locked"],
+            Self::Cargo => &["test", "--locked", "--no-fail-fast"],
+        }
+    }
 }
 
 fn doc_test_args(filter: Option<&str>) -> Vec<&str> {
@@ -114,8 +130,9 @@ fn loom_flags(flags: Option<&str>) -> String {
     }
 }
 
-fn names_loom(filter: Option<&str>) -> bool {
-    filter.is_none_or(|filter| filter.contains("loom"))
+/// Tells whether what is run apart from the other tests is meant, too.
+fn names(filter: Option<&str>, apart: &str) -> bool {
+    filter.is_none_or(|filter| filter.contains(apart))
 }
 
 #[cfg(test)]
@@ -139,9 +156,23 @@ mod tests {
     }
 
     #[test]
-    fn loom_runs_without_a_filter_or_by_its_name() {
-        assert!(names_loom(None) && names_loom(Some("loom")));
-        assert!(!names_loom(Some("lease")) && !names_loom(Some("lo")));
+    fn loom_and_recipes_run_without_a_filter_or_by_their_names() {
+        for apart in ["loom", "recipes"] {
+            assert!(names(None, apart) && names(Some(apart), apart));
+            assert!(!names(Some("lease"), apart) && !names(Some("lo"), apart));
+        }
+    }
+
+    #[test]
+    fn recipes_are_built_beside_the_other_tests_from_their_own_lockfile() {
+        let workspace = Workspace { root: "/repo".into(), target: "/target".into(), members: Vec::new() };
+        for runner in [Runner::Nextest, Runner::Cargo] {
+            let command = recipes::cargo(&workspace, runner.recipes_args());
+            assert!(command.get_args().any(|arg| arg == "--locked"), "{runner:?}");
+            assert_eq!(command.get_current_dir(), Some("/repo/xtask/recipes".as_ref()));
+            let target = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR").unwrap().1;
+            assert_eq!(target, Some("/target/recipes".as_ref()));
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod adding;
 mod common;
 mod conformance;
 mod dead;
-mod drivers;
 mod late;
 mod load;
 mod migrations;
