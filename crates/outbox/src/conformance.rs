@@ -6,11 +6,13 @@
 #![expect(clippy::missing_panics_doc, reason = "a case panics if its promise is broken")]
 
 mod cases;
+mod crashes;
 mod harness;
 mod sender;
 mod storm;
 
 pub use cases::*;
+pub use crashes::*;
 pub use harness::{Bench, Harness};
 pub use sender::{Call, TestError, TestSender};
 pub use storm::*;
@@ -42,6 +44,10 @@ macro_rules! outbox_conformance {
             a_sender_that_hangs_is_given_up_and_its_batch_sent_again
             what_a_killed_relay_had_is_sent_after_its_lease
             what_a_stopped_relay_had_is_sent_at_once
+            a_message_that_kills_its_relay_is_a_dead_letter_in_the_end
+            what_is_sent_is_noted_only_after_a_crash
+            a_refusal_takes_back_what_was_noted
+            what_is_noted_stays_until_it_is_settled
             what_is_settled_under_a_stale_lease_settles_nothing
             a_settlement_can_be_repeated
             relays_share_the_shards

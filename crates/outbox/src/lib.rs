@@ -22,5 +22,6 @@ pub use metrics::METRICS;
 pub use relay::{Relay, RelayBuilder, RelayEvent, RelaySummary};
 pub use relaykit_sql_store::{DEFAULT_MAX_PAYLOAD_BYTES, Limits, MAX_ADDED, MAX_PAYLOAD_BYTES, TooLarge};
 pub use store::{
-    Depth, Dying, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable, Waiting,
+    Depth, Dying, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion,
+    Unreadable, Waiting,
 };

@@ -3,13 +3,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Clock, Message, MessageId, OrderingKey, Timestamp};
-use relaykit_sql_store::{MemoryLeaseStore, Shard, Shards, StoreError};
+use relaykit_sql_store::{Lease, MemoryLeaseStore, Shard, Shards, StoreError};
 
 use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
 use crate::error_text::error_text;
-use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Waiting};
+use crate::store::{
+    Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Waiting,
+};
 use relaykit_sql_store::Limits;
 
 /// A store in memory, for a user's tests: gone with the process. Copies are one store.
@@ -44,6 +46,7 @@ struct Row {
     attempts: u32,
     first_failed_at: Option<Timestamp>,
     error: Option<String>,
+    suspicion: Suspicion,
 }
 
 /// Until when a parked message waits.
@@ -88,6 +91,7 @@ impl MemoryOutbox {
                         attempts: 0,
                         first_failed_at: None,
                         error: None,
+                        suspicion: Suspicion::Clear,
                     });
                     Added::Added
                 }
@@ -145,6 +149,7 @@ impl State {
         row.retry_at = Some(now + waiting.wait);
         row.first_failed_at = row.first_failed_at.filter(|_| !waiting.fresh).or(Some(now));
         row.error = Some(error_text(&waiting.error));
+        row.suspicion = if waiting.suspect { Suspicion::Company } else { Suspicion::Clear };
         true
     }
 
@@ -186,6 +191,7 @@ impl OutboxStore for MemoryOutbox {
                 age: now.since(row.added_at),
                 failing_for: row.first_failed_at.map(|first| now.since(first)),
                 waited: row.retry_at.is_some(),
+                suspicion: row.suspicion,
             }));
             let due = own().find(|(seq, row)| {
                 row.retry_at.is_some_and(|at| at <= now) && !state.is_held(**seq, row, Seq::default(), now)
@@ -196,6 +202,28 @@ impl OutboxStore for MemoryOutbox {
             page.next_due = [page.next_due, next.map(|at| at.since(now))].into_iter().flatten().min();
         }
         Ok(page)
+    }
+
+    async fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> Result<Settled, StoreError> {
+        Ok(self.inner.leases.fenced(leases, |stale| {
+            let mut state = self.lock();
+            let fenced = |row: &RowId| {
+                leases.iter().any(|lease| lease.shard == row.shard) && !stale.contains(&row.shard)
+            };
+            let mut written = 0;
+            for row in rows.iter().filter(|row| fenced(row)) {
+                if let Some(row) = state.rows.get_mut(&row.seq) {
+                    row.suspicion = suspicion;
+                    written += 1;
+                }
+            }
+            Settled { stale: stale.to_vec(), written }
+        }))
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
@@ -253,6 +281,7 @@ impl OutboxStore for MemoryOutbox {
                 attempts: 0,
                 first_failed_at: None,
                 error: None,
+                suspicion: Suspicion::Clear,
             };
             state.rows.insert(seq, row);
         }

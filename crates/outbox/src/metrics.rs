@@ -50,7 +50,7 @@ pub(crate) static LEASE_LOST: Metric = metric(
 pub(crate) static REDELIVERED: Metric = metric(
     "outbox_messages_redelivered_total",
     MetricKind::Counter,
-    "messages sent again that may have been taken before, by why: timeout, panic",
+    "messages sent again that may have been taken before, by why: timeout, panic, crash",
     &["outbox", "window"],
 );
 pub(crate) static LAG: Metric = metric(

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::store::OutboxStore;
 
+mod careful;
 mod engine;
 mod event;
 mod lanes;
@@ -387,6 +388,7 @@ where
                 retry: self.retry,
                 rng: Mutex::new(self.rng),
                 recorder: self.recorder.unwrap_or_else(|| Arc::new(NoRecorder)),
+                careful: Mutex::default(),
                 observer: self.observer,
                 observer_panicked: AtomicBool::new(false),
                 send_timeout: self.send_timeout,

@@ -1,8 +1,8 @@
 use relaykit_pipeline_traits::{MessageId, OrderingKey};
 pub use relaykit_sql_store::{
-    Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable, Waiting,
+    Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable, Waiting,
 };
-use relaykit_sql_store::{LeaseStore, StoreError};
+use relaykit_sql_store::{Lease, LeaseStore, StoreError};
 
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter};
 
@@ -25,6 +25,17 @@ pub trait OutboxStore: Send + Sync + 'static {
 
     /// Reads up to `limit` rows of each shard, in order.
     fn page(&self, from: &[ReadFrom], limit: u32) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Notes of rows that they are about to be sent, before they are, or takes that back: under leases that still hold, in one
+    /// transaction, and nothing under others. May be repeated. A replayed message has nothing noted.
+    ///
+    /// Relays call it only after somebody let a lease of the shard run out.
+    fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
 
     /// Writes what became of rows. May be repeated if its answer was lost: what is written already is left alone.
     fn settle(&self, settlement: &Settlement) -> impl Future<Output = Result<Settled, StoreError>> + Send;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use relaykit_outbox::conformance::{Call, TestSender};
 use relaykit_outbox::{
     BlockedKey, DeadFilter, DeadLetter, Depth, MemoryOutbox, OutboxStore, Page, ReadFrom, Relay,
-    RelayBuilder, RelayEvent, RelaySummary, Settled, Settlement,
+    RelayBuilder, RelayEvent, RelaySummary, RowId, Settled, Settlement, Suspicion,
 };
 use relaykit_pipeline_traits::{
     Clock, ManualClock, MemoryRecorder, Message, MessageId, Monotonic, OrderingKey, Rng, Sleep, SystemClock,
     Timestamp,
 };
-use relaykit_sql_store::{LeaseStore, MemoryLeaseStore, Shards, StoreError};
+use relaykit_sql_store::{Lease, LeaseStore, MemoryLeaseStore, Shards, StoreError};
 use tokio::sync::oneshot;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -73,6 +73,15 @@ impl OutboxStore for Faulty {
             return Err(down("read messages"));
         }
         self.store.page(from, limit).await
+    }
+
+    async fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> Result<Settled, StoreError> {
+        self.store.suspect(leases, rows, suspicion).await
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {

@@ -46,7 +46,7 @@ pub use sql::Sql;
 #[cfg(feature = "leases")]
 pub use stream::{
     DeadFilter, DeadReason, Depth, Dying, MAX_LISTED, Page, ReadFrom, RowId, Seq, Settled, Settlement,
-    Stored, Unreadable, Waiting, check_limit,
+    Stored, Suspicion, Unreadable, Waiting, check_limit,
 };
 #[cfg(feature = "leases")]
 pub use wake::{Poller, PollerBuilder, Wake, Woken};

@@ -4,4 +4,6 @@ mod dead;
 mod row;
 
 pub use dead::{DeadFilter, DeadReason, MAX_LISTED, check_limit};
-pub use row::{Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable, Waiting};
+pub use row::{
+    Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable, Waiting,
+};

@@ -26,17 +26,23 @@ pub(super) const CREATE_PAGE: &str = "create function {page}(int[], bigint[], in
     returns table (out_shard int, out_seq bigint, out_id uuid, out_kind text, out_key text, out_payload bytea,
       out_headers text, out_occurred_at timestamptz, out_attempts int, out_age bigint, out_failing bigint,
       out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_mark bigint,
-      out_settled bigint)";
+      out_settled bigint, out_suspicion smallint)";
 
 pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3)";
 
 pub(super) const CREATE_SETTLE: &str = "create function {settle}(
       int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
-      int[], bigint[], int[], text[], text[]
+      int[], bigint[], int[], text[], text[], bool[]
     ) returns table (out_stale int[], out_written bigint)";
 
 pub(super) const CALL_SETTLE: &str =
-    "select * from {settle}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+    "select * from {settle}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+
+pub(super) const CREATE_SUSPECT: &str =
+    "create function {suspect}(int[], bigint[], int[], bigint[], smallint)
+    returns table (out_stale int[], out_written bigint)";
+
+pub(super) const CALL_SUSPECT: &str = "select * from {suspect}($1, $2, $3, $4, $5)";
 
 /// Adds messages in their order, unless one of their ids is there already: then it adds none, and says what is there.
 ///
@@ -125,12 +131,12 @@ select null::int, null::bigint, null::uuid, null::text, null::text, null::bytea,
   (select ceil(extract(epoch from n.at - t.now) * 1000000)::bigint from next n, t),
   case when exists (select from page) then pg_catalog.pg_current_xact_id()
     else pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) end::text::bigint,
-  pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint
+  pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint, null::smallint
 union all
 (select p.shard, p.seq, p.message_id, p.kind, p.ordering_key, p.payload, p.headers, p.occurred_at,
   p.attempts, (extract(epoch from t.now - p.added_at) * 1000000)::bigint,
   (extract(epoch from t.now - p.first_failed_at) * 1000000)::bigint, p.retry_at is not null,
-  null::int[], null::bigint[], null::bigint, null::bigint, null::bigint
+  null::int[], null::bigint[], null::bigint, null::bigint, null::bigint, p.suspicion
 from page p cross join t order by p.shard, p.seq)";
 
 /// Follows [`FENCE`](relaykit_sql_store::FENCE).
@@ -150,9 +156,10 @@ retried as (
         else t.now + r.wait * interval '1 microsecond' end,
       last_error = r.error,
       first_failed_at = case when r.fresh then t.now else coalesce(m.first_failed_at, t.now) end,
-      last_failed_at = t.now
-    from unnest($5::int[], $6::bigint[], $7::int[], $8::bigint[], $9::bool[], $10::text[])
-        as r(shard, seq, attempts, wait, fresh, error), fence f, t
+      last_failed_at = t.now,
+      suspicion = r.suspect::int
+    from unnest($5::int[], $6::bigint[], $7::int[], $8::bigint[], $9::bool[], $10::text[], $16::bool[])
+        as r(shard, seq, attempts, wait, fresh, error, suspect), fence f, t
     where f.shard = r.shard and m.shard = r.shard and m.seq = r.seq
       and (m.retry_at is null or m.retry_at <= t.now or m.attempts <> r.attempts
         or (m.retry_at = 'infinity' and m.last_error is distinct from r.error))
@@ -178,6 +185,18 @@ select
   array(select g.shard from unnest($1::int[]) as g(shard)
     where not exists (select from fence f where f.shard = g.shard) order by g.shard),
   (select count(*) from done) + (select count(*) from retried) + (select count(*) from died)";
+
+/// Follows [`FENCE`](relaykit_sql_store::FENCE).
+pub(super) const SUSPECT: &str = ", noted as (
+    update {messages} m set suspicion = $5::smallint
+    from unnest($3::int[], $4::bigint[]) as r(shard, seq), fence f
+    where f.shard = r.shard and m.shard = r.shard and m.seq = r.seq
+    returning 1
+)
+select
+  array(select g.shard from unnest($1::int[]) as g(shard)
+    where not exists (select from fence f where f.shard = g.shard) order by g.shard),
+  (select count(*) from noted)";
 
 pub(super) const DEPTH: &str = "select p.pending, p.oldest, (select count(*) from {dead})
 from (

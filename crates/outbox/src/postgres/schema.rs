@@ -139,6 +139,11 @@ static MIGRATIONS: [Migration; 1] = [Migration {
         FENCE,
         queries::SETTLE,
         queries::END,
+        queries::CREATE_SUSPECT,
+        queries::BY_INDEX,
+        FENCE,
+        queries::SUSPECT,
+        queries::END,
     ],
 }];
 
@@ -163,6 +168,7 @@ const MESSAGES: &str = "create sequence {messages_seq} as bigint cache 1;
       first_failed_at timestamptz,
       last_failed_at timestamptz,
       last_error text,
+      suspicion smallint not null default 0,
       constraint {=messages_pkey} primary key (shard, seq),
       constraint {=messages_id} unique (message_id)
     ) with (
@@ -262,6 +268,7 @@ static TABLES: [TableForm; 4] = [
             ("first_failed_at", "timestamp with time zone"),
             ("last_failed_at", "timestamp with time zone"),
             ("last_error", "text"),
+            ("suspicion", "smallint"),
         ],
         indexes: &["messages_pkey", "messages_id", "messages_waiting", "messages_due"],
     },

@@ -1,6 +1,6 @@
 use relaykit_pipeline_traits::{MessageId, OrderingKey};
 use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, PgUuid, Statement};
-use relaykit_sql_store::{Names, Sql, StoreError};
+use relaykit_sql_store::{Lease, Names, Sql, StoreError};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
@@ -9,7 +9,9 @@ use super::queries;
 use super::row::{RawMessage, attempts, duration, micros, row_id, stored_attempts};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
 use crate::error_text::error_text;
-use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Unreadable};
+use crate::store::{
+    Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable,
+};
 
 /// An outbox's messages in Postgres, for the relay and for operators. Cheap to clone.
 ///
@@ -20,6 +22,7 @@ pub struct PgOutboxStore {
     leases: PgLeaseStore,
     page: Statement,
     settle: Statement,
+    suspect: Statement,
     depth: Statement,
     dead: Statement,
     lock_dead: Statement,
@@ -42,6 +45,7 @@ impl PgOutboxStore {
             leases: PgLeaseStore::new(pool.clone(), names),
             page: sql(&[queries::CALL_PAGE]),
             settle: sql(&[queries::CALL_SETTLE]),
+            suspect: sql(&[queries::CALL_SUSPECT]),
             depth: sql(&[queries::DEPTH]),
             dead: sql(&queries::DEAD),
             lock_dead: sql(&queries::LOCK_DEAD),
@@ -101,19 +105,33 @@ impl OutboxStore for PgOutboxStore {
             .await
     }
 
+    async fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> Result<Settled, StoreError> {
+        let sql = self.suspect.clone();
+        let (held, tokens) = lease_columns(leases);
+        let (shards, seqs) = self::rows(rows);
+        self.pool
+            .run("note what is sent", move |conn: &mut PgConnection| {
+                let (sql, held, tokens) = (sql.clone(), held.clone(), tokens.clone());
+                let (shards, seqs) = (shards.clone(), seqs.clone());
+                Box::pin(async move {
+                    let query = sql.query().bind(held).bind(tokens).bind(shards).bind(seqs);
+                    settled(&query.bind(suspicion.as_number()).fetch_one(conn).await?)
+                })
+            })
+            .await
+    }
+
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
         let (sql, columns) = (self.settle.clone(), std::sync::Arc::new(SettlementColumns::new(settlement)));
         self.pool
             .run("settle messages", move |conn: &mut PgConnection| {
                 let (sql, columns) = (sql.clone(), std::sync::Arc::clone(&columns));
-                Box::pin(async move {
-                    let row = columns.bind(sql.query()).fetch_one(conn).await?;
-                    let stale: Vec<i32> = row.try_get(0)?;
-                    Ok(Settled {
-                        stale: stale.into_iter().map(super::row::shard).collect::<Result<_, _>>()?,
-                        written: count(&row, 1)?,
-                    })
-                })
+                Box::pin(async move { settled(&columns.bind(sql.query()).fetch_one(conn).await?) })
             })
             .await
     }
@@ -227,6 +245,7 @@ struct SettlementColumns {
     retry_attempts: Vec<i32>,
     waits: Vec<i64>,
     fresh: Vec<bool>,
+    suspect: Vec<bool>,
     retry_errors: Vec<String>,
     dead: (Vec<i32>, Vec<i64>),
     dead_attempts: Vec<i32>,
@@ -238,12 +257,13 @@ impl SettlementColumns {
     fn new(settlement: &Settlement) -> Self {
         let Settlement { leases, done, retry, dead } = settlement;
         Self {
-            leases: leases.iter().map(|lease| (i32::from(lease.shard.number()), lease.token)).unzip(),
+            leases: lease_columns(leases),
             done: rows(done),
             retry: rows(retry.iter().map(|waiting| &waiting.row)),
             retry_attempts: retry.iter().map(|waiting| stored_attempts(waiting.attempts)).collect(),
             waits: retry.iter().map(|waiting| micros(waiting.wait)).collect(),
             fresh: retry.iter().map(|waiting| waiting.fresh).collect(),
+            suspect: retry.iter().map(|waiting| waiting.suspect).collect(),
             retry_errors: retry.iter().map(|waiting| error_text(&waiting.error)).collect(),
             dead: rows(dead.iter().map(|dying| &dying.row)),
             dead_attempts: dead.iter().map(|dying| stored_attempts(dying.attempts)).collect(),
@@ -269,7 +289,20 @@ impl SettlementColumns {
             .bind(self.dead_attempts.clone())
             .bind(self.reasons.clone())
             .bind(self.dead_errors.clone())
+            .bind(self.suspect.clone())
     }
+}
+
+fn lease_columns(leases: &[Lease]) -> (Vec<i32>, Vec<i64>) {
+    leases.iter().map(|lease| (i32::from(lease.shard.number()), lease.token)).unzip()
+}
+
+fn settled(row: &PgRow) -> Result<Settled, sqlx::Error> {
+    let stale: Vec<i32> = row.try_get(0)?;
+    Ok(Settled {
+        stale: stale.into_iter().map(super::row::shard).collect::<Result<_, _>>()?,
+        written: count(row, 1)?,
+    })
 }
 
 fn columns(rows: impl Iterator<Item = (relaykit_sql_store::Shard, Seq)>) -> (Vec<i32>, Vec<i64>) {
@@ -308,6 +341,7 @@ fn read_row(row: &PgRow, id: RowId, page: &mut Page) -> Result<(), sqlx::Error> 
             age: duration(row.try_get(9)?),
             failing_for: row.try_get::<Option<i64>, _>(10)?.map(duration),
             waited: row.try_get(11)?,
+            suspicion: Suspicion::from_number(row.try_get(17)?),
         }),
         Err(error) => page.unreadable.push(Unreadable { row: id, key, error }),
     }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Attempts, BatchHandler, Failure, Message, Monotonic, RetryDecision};
-use relaykit_sql_store::{Leases, Permit, Poller, StoreError, Woken, error_chain};
+use relaykit_sql_store::{Lease, Leases, Permit, Poller, Shard, StoreError, Woken, error_chain};
 use tokio::task::JoinSet;
 
 use super::event::RelayEvent;
-use super::lanes::Lanes;
-use super::send::{Ended, Shared, send};
+use super::lanes::{End, Lanes, Loaded};
+use super::send::{Ended, Note, Shared, send};
 use super::{RelaySummary, Settings};
 use crate::metrics;
-use crate::store::{Depth, OutboxStore, Page};
+use crate::store::{Depth, OutboxStore, Page, Suspicion};
 
 /// The least time between two ways back over what was read, and how many times longer than a page they are apart.
 const BACK_WAIT: (Duration, u32) = (Duration::from_millis(20), 20);
@@ -43,6 +43,10 @@ pub(super) struct Engine<'a, S, H> {
     leases: Leases,
     lanes: Lanes,
     batches: JoinSet<Ended>,
+    /// Since when a suspect is on its way, with nothing beside it, so that it is clear of which message the process dies, if it does.
+    alone_since: Option<Monotonic>,
+    /// From when on the next suspect may go: no more than half of the time is for them.
+    suspect_from: Monotonic,
     page: Option<Read>,
     depth: Option<Count>,
     poll: Option<Polled>,
@@ -90,6 +94,8 @@ where
             leases,
             lanes: Lanes::new(settings.room()),
             batches: JoinSet::new(),
+            alone_since: None,
+            suspect_from: now,
             page: None,
             depth: None,
             poll: None,
@@ -146,15 +152,14 @@ where
     /// Starts what can be started.
     fn step(&mut self) {
         let now = self.shared.clock.monotonic();
-        self.lanes.hold(&self.leases.held());
+        self.hold();
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.shared.recorder.set(&metrics::PAUSED, &[&self.shared.name], 0.0);
         }
-        while self.paused_until.is_none()
-            && self.batches.len() < self.settings.concurrency
-            && self.start_batch()
-        {}
+        if self.paused_until.is_none() {
+            self.start_batches(now);
+        }
         if now >= self.over_from {
             self.over_from = now + OVER_EVERY;
             self.lanes.start_over();
@@ -178,30 +183,76 @@ where
         }
     }
 
+    /// Takes over which leases are held.
+    fn hold(&mut self) {
+        let held = self.leases.held();
+        self.lanes.hold(&held);
+        let mut careful = self.shared.careful();
+        let inherited = careful.hold(&held, self.settings.room(), |lease| self.leases.is_inherited(lease));
+        if inherited > 0 {
+            let outbox = &self.shared.name;
+            tracing::info!(outbox, shards = inherited, "took shards over that nobody gave back");
+        }
+        if careful.is_any() {
+            self.lanes.read_through().for_each(|shard| careful.trust(shard));
+        }
+    }
+
+    fn start_batches(&mut self, now: Monotonic) {
+        if self.alone_since.is_some() {
+            return;
+        }
+        if self.is_turn_of_suspects(now) {
+            if !self.batches.is_empty() {
+                return;
+            }
+            if self.start_suspect(now) {
+                return;
+            }
+        }
+        while self.batches.len() < self.settings.concurrency && self.start_batch() {}
+        // Suspects are told from others as batches are made.
+        if self.batches.is_empty() && self.is_turn_of_suspects(now) {
+            self.start_suspect(now);
+        }
+    }
+
+    fn is_turn_of_suspects(&self, now: Monotonic) -> bool {
+        let others = self.lanes.is_ready() && !self.hurries;
+        self.lanes.has_suspects() && (!others || now >= self.suspect_from)
+    }
+
+    fn start_suspect(&mut self, now: Monotonic) -> bool {
+        let mut permits = Permits::new(&self.leases, self.shared.settle_reserve);
+        let Some(loaded) = self.lanes.take_suspect(|lease| permits.enter(lease)) else { return false };
+        let note = Note { suspicion: Suspicion::Alone, rows: vec![loaded.row] };
+        tracing::info!(outbox = self.shared.name, row = %loaded.row.seq, "a suspect is sent alone");
+        self.shared.recorder.add(&metrics::REDELIVERED, &[&self.shared.name, "crash"], 1);
+        self.alone_since = Some(now);
+        let permits = permits.into_vec();
+        self.batches.spawn(send(Arc::clone(self.shared), vec![loaded], permits, note));
+        true
+    }
+
     /// Going back reads what was read: it may take a small part of the time only.
     fn back_wait(&self) -> Duration {
         (self.page_took * BACK_WAIT.1).max(BACK_WAIT.0)
     }
 
     fn start_batch(&mut self) -> bool {
-        let mut permits: BTreeMap<_, Permit> = BTreeMap::new();
-        let leases = &self.leases;
-        let reserve = self.shared.settle_reserve;
-        let rows = self.lanes.take(self.settings.batch_size, |lease| {
-            permits.contains_key(&lease.shard)
-                || leases
-                    .enter(lease.shard)
-                    .filter(|permit| permit.token() == lease.token && permit.remaining() > reserve)
-                    .is_some_and(|permit| {
-                        permits.insert(lease.shard, permit);
-                        true
-                    })
-        });
+        let mut permits = Permits::new(&self.leases, self.shared.settle_reserve);
+        let rows = self.lanes.take(self.settings.batch_size, |lease| permits.enter(lease));
         if rows.is_empty() {
             return false;
         }
-        let permits = permits.into_values().collect();
-        self.batches.spawn(send(Arc::clone(self.shared), rows, permits));
+        let careful = self.shared.careful();
+        let noted = |loaded: &&Loaded| {
+            loaded.content.is_ok() && loaded.suspicion == Suspicion::Clear && careful.notes(loaded.row.shard)
+        };
+        let noted = rows.iter().filter(noted).map(|loaded| loaded.row).collect();
+        drop(careful);
+        let note = Note { suspicion: Suspicion::Company, rows: noted };
+        self.batches.spawn(send(Arc::clone(self.shared), rows, permits.into_vec(), note));
         true
     }
 
@@ -303,6 +354,16 @@ where
         if let Some(due) = ended.due.map(|wait| now + wait) {
             self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
         }
+        if let Some(since) = self.alone_since.take() {
+            self.suspect_from = now + now.since(since);
+        }
+        let mut careful = self.shared.careful();
+        for (row, _, token, end) in &ended.rows {
+            if matches!(end, End::Gone | End::Waits) {
+                careful.settled(row.shard, *token);
+            }
+        }
+        drop(careful);
         for (row, key, token, end) in ended.rows {
             self.lanes.end(row, key.as_ref(), token, end);
         }
@@ -339,6 +400,7 @@ where
         let mut next = self.over_from;
         let mut at = |moment: Option<Monotonic>| next = next.min(moment.unwrap_or(Monotonic::NEVER));
         at(self.paused_until);
+        at(self.lanes.has_suspects().then_some(self.suspect_from));
         at(self.next_due);
         at(self.lanes.wants_back().then_some(self.back_from));
         at(self.lanes.may_appear().then_some(self.late_from.max(self.back_from)));
@@ -350,7 +412,8 @@ where
     }
 
     fn is_idle(&self) -> bool {
-        let stuck = self.lanes.is_ready() && self.paused_until.is_none();
+        let ready = self.lanes.is_ready() || self.lanes.has_suspects();
+        let stuck = ready && self.paused_until.is_none();
         self.batches.is_empty()
             && self.page.is_none()
             && !stuck
@@ -374,6 +437,35 @@ where
                 }
             }
         }
+    }
+}
+
+/// The permits of a batch in the making: one for each of its shards.
+struct Permits<'a> {
+    leases: &'a Leases,
+    /// What must remain of a lease.
+    reserve: Duration,
+    entered: BTreeMap<Shard, Permit>,
+}
+
+impl<'a> Permits<'a> {
+    const fn new(leases: &'a Leases, reserve: Duration) -> Self {
+        Self { leases, reserve, entered: BTreeMap::new() }
+    }
+
+    /// Enters a shard, unless that was done before. Returns whether work may begin there.
+    fn enter(&mut self, lease: Lease) -> bool {
+        if self.entered.contains_key(&lease.shard) {
+            return true;
+        }
+        let permit = self.leases.enter(lease.shard);
+        let permit =
+            permit.filter(|permit| permit.token() == lease.token && permit.remaining() > self.reserve);
+        permit.is_some_and(|permit| self.entered.insert(lease.shard, permit).is_none())
+    }
+
+    fn into_vec(self) -> Vec<Permit> {
+        self.entered.into_values().collect()
     }
 }
 

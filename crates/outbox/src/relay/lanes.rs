@@ -5,7 +5,7 @@ use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
 use relaykit_sql_store::{Lease, Shard};
 
 use super::scan::Scan;
-use crate::store::{Page, ReadFrom, RowId, Seq, Stored, Unreadable};
+use crate::store::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
 
 /// A row in memory.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Loaded {
     pub(crate) read_at: Monotonic,
     /// Whether it has waited, so that later rows of its key may have been held.
     pub(crate) waited: bool,
+    /// What was noted before it was sent last, as it was read.
+    pub(crate) suspicion: Suspicion,
 }
 
 /// What happened to a row that was taken.
@@ -63,6 +65,8 @@ pub(crate) struct Lanes {
     by_name: HashMap<Name, Lane>,
     /// The lanes whose first row can go, in line.
     ready: VecDeque<Name>,
+    /// Those whose first row is a suspect, which goes alone.
+    suspects: VecDeque<Name>,
     loaded: usize,
     room: usize,
     eras: u64,
@@ -117,6 +121,7 @@ impl Lanes {
             shards: BTreeMap::new(),
             by_name: HashMap::new(),
             ready: VecDeque::new(),
+            suspects: VecDeque::new(),
             loaded: 0,
             room,
             eras: 0,
@@ -145,6 +150,7 @@ impl Lanes {
             self.shards.retain(|shard, _| !lost.contains(shard));
             self.by_name.retain(|name, _| !lost.contains(&name.shard()));
             self.ready.retain(|name| !lost.contains(&name.shard()));
+            self.suspects.retain(|name| !lost.contains(&name.shard()));
             self.left_behind.retain(|name, _| !lost.contains(&name.shard()));
             self.loaded = self.by_name.values().map(|lane| lane.rows.len()).sum();
         }
@@ -275,34 +281,69 @@ impl Lanes {
         self.loaded == 0
     }
 
+    /// Returns whether some rows can go together.
     pub(crate) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Takes the first rows of up to `max` lanes, one of each, of shards for which `enter` says yes.
+    /// Returns whether a row waits to go alone.
+    pub(crate) fn has_suspects(&self) -> bool {
+        let held = |name: &Name| self.shards.get(&name.shard());
+        self.suspects.iter().any(|name| held(name).is_some_and(|held| !held.stands_still))
+    }
+
+    /// Takes a suspect, if `enter` says yes to its shard.
+    pub(crate) fn take_suspect(&mut self, mut enter: impl FnMut(Lease) -> bool) -> Option<Loaded> {
+        for _ in 0..self.suspects.len() {
+            let name = self.suspects.pop_front()?;
+            let Some(lane) = self.by_name.get(&name) else { continue };
+            if !lane.is_suspect() {
+                // A row before it was read since.
+                self.ready.push_back(name);
+            } else if self.may_go(&name, &mut enter) {
+                return self.start(&name);
+            } else {
+                self.suspects.push_back(name);
+            }
+        }
+        None
+    }
+
+    /// Takes the first rows of up to `max` lanes, one of each, of shards for which `enter` says yes; no suspects.
     pub(crate) fn take(&mut self, max: usize, mut enter: impl FnMut(Lease) -> bool) -> Vec<Loaded> {
         let mut taken = Vec::new();
         let mut passed = 0;
         while taken.len() < max && passed < self.ready.len() {
             let Some(name) = self.ready.pop_front() else { break };
-            let held = self.shards.get_mut(&name.shard()).filter(|held| !held.stands_still);
-            let Some(held) = held.filter(|held| enter(Lease { shard: name.shard(), token: held.token }))
-            else {
+            let Some(lane) = self.by_name.get(&name) else { continue };
+            if lane.is_suspect() {
+                self.suspects.push_back(name);
+            } else if self.may_go(&name, &mut enter) {
+                taken.extend(self.start(&name));
+            } else {
                 self.ready.push_back(name);
                 passed += 1;
-                continue;
-            };
-            let Some(lane) = self.by_name.get_mut(&name) else { continue };
-            lane.ready = false;
-            if let Some((seq, loaded)) = lane.rows.pop_first() {
-                lane.taken = Some(seq);
-                lane.had_waited = loaded.waited;
-                held.taken += 1;
-                self.loaded -= 1;
-                taken.push(loaded);
             }
         }
         taken
+    }
+
+    fn may_go(&self, name: &Name, enter: &mut impl FnMut(Lease) -> bool) -> bool {
+        let held = self.shards.get(&name.shard()).filter(|held| !held.stands_still);
+        held.is_some_and(|held| enter(Lease { shard: name.shard(), token: held.token }))
+    }
+
+    /// Takes the first row of a lane.
+    fn start(&mut self, name: &Name) -> Option<Loaded> {
+        let held = self.shards.get_mut(&name.shard())?;
+        let lane = self.by_name.get_mut(name)?;
+        lane.ready = false;
+        let (seq, loaded) = lane.rows.pop_first()?;
+        lane.taken = Some(seq);
+        lane.had_waited = loaded.waited;
+        held.taken += 1;
+        self.loaded -= 1;
+        Some(loaded)
     }
 
     /// Takes note of what became of a row that was taken under this token.
@@ -419,11 +460,26 @@ impl Lanes {
         }
     }
 
+    /// Returns the shards that were read to their end and of which nothing is on its way; none while any row is in memory.
+    pub(crate) fn read_through(&self) -> impl Iterator<Item = Shard> {
+        let through = |held: &Held| {
+            !held.stands_still && held.taken == 0 && held.scan.after().is_none() && held.again.is_none()
+        };
+        let empty = self.loaded == 0;
+        self.shards.iter().filter(move |(_, held)| empty && through(held)).map(|(shard, _)| *shard)
+    }
+
     /// Returns whether everything was read.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.shards
             .values()
             .all(|held| held.stands_still || (held.scan.after().is_none() && held.again.is_none()))
+    }
+}
+
+impl Lane {
+    fn is_suspect(&self) -> bool {
+        self.rows.first_key_value().is_some_and(|(_, first)| first.suspicion == Suspicion::Company)
     }
 }
 
@@ -448,9 +504,9 @@ impl Name {
 
 impl Loaded {
     fn read(stored: Stored, now: Monotonic) -> Self {
-        let Stored { row, message, attempts, age, failing_for, waited } = stored;
+        let Stored { row, message, attempts, age, failing_for, waited, suspicion } = stored;
         let (key, attempts) = (message.ordering_key().cloned(), Attempts::resume(attempts));
-        Self { row, key, content: Ok(message), attempts, age, failing_for, read_at: now, waited }
+        Self { row, key, content: Ok(message), attempts, age, failing_for, read_at: now, waited, suspicion }
     }
 
     fn unreadable(bad: Unreadable, now: Monotonic) -> Self {
@@ -464,6 +520,7 @@ impl Loaded {
             failing_for: None,
             read_at: now,
             waited: true,
+            suspicion: Suspicion::Clear,
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{
@@ -10,11 +10,12 @@ use relaykit_pipeline_traits::{
 use relaykit_sql_store::judge::{Called, Cause, Fate, Word, call, discard, fate, panic_text, words};
 use relaykit_sql_store::{Lease, Permit, Shard, StoreError, error_chain};
 
+use super::careful::Careful;
 use super::event::RelayEvent;
 use super::lanes::{End, Loaded};
 use crate::dead::DeadReason;
 use crate::metrics;
-use crate::store::{Dying, OutboxStore, RowId, Settlement, Waiting};
+use crate::store::{Dying, OutboxStore, RowId, Settled, Settlement, Suspicion, Waiting};
 
 /// The wait before a settlement is tried again, at first and at last.
 const SETTLE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -28,6 +29,7 @@ pub(crate) struct Shared<S, H> {
     pub(crate) retry: Arc<dyn RetryPolicy>,
     pub(crate) rng: Mutex<Rng>,
     pub(crate) recorder: Arc<dyn Recorder>,
+    pub(crate) careful: Mutex<Careful>,
     pub(crate) observer: Option<Observer>,
     /// Whether that was said, once.
     pub(crate) observer_panicked: AtomicBool,
@@ -51,6 +53,16 @@ pub(crate) struct Ended {
     pub(crate) due: Option<Duration>,
 }
 
+/// What is noted of which rows before a batch is sent; nothing, most of the time.
+#[derive(Debug, Default)]
+pub(crate) struct Note {
+    pub(crate) suspicion: Suspicion,
+    pub(crate) rows: Vec<RowId>,
+}
+
+/// What is said of a message that was on its way alone when nobody was left to write what became of it.
+const DIED: &str = "the process died while it was sent, or could not write what became of it";
+
 /// Some messages that are sent together, and what is known of them.
 #[derive(Default)]
 struct Part {
@@ -69,13 +81,22 @@ impl<S, H> Shared<S, H> {
         }
     }
 
+    pub(crate) fn careful(&self) -> MutexGuard<'_, Careful> {
+        self.careful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn unit(&self) -> f64 {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner).unit()
     }
 }
 
 /// Sends a batch, in halves where it cannot be judged as a whole, and writes what became of it. Never longer than its leases.
-pub(crate) async fn send<S, H>(shared: Arc<Shared<S, H>>, rows: Vec<Loaded>, permits: Vec<Permit>) -> Ended
+pub(crate) async fn send<S, H>(
+    shared: Arc<Shared<S, H>>,
+    rows: Vec<Loaded>,
+    permits: Vec<Permit>,
+    note: Note,
+) -> Ended
 where
     S: OutboxStore,
     H: BatchHandler<Message>,
@@ -84,8 +105,14 @@ where
     let mut batch =
         Batch { shared: &shared, permits: &permits, fates: Vec::new(), back: Vec::new(), refused: None };
     let mut first = Part::default();
+    // Without a note nothing of it is sent.
+    let noted = note.rows.is_empty() || batch.note(&note.rows, note.suspicion).await;
     for loaded in rows {
-        batch.admit(loaded, &mut first);
+        if noted {
+            batch.admit(loaded, &mut first);
+        } else {
+            batch.back.push(loaded);
+        }
     }
     let mut parts = VecDeque::from([first]);
     while let Some(part) = parts.pop_front() {
@@ -99,6 +126,9 @@ where
         }
         let called = batch.lend(&part, left.min(shared.send_timeout)).await;
         batch.judge(part, called, &mut parts);
+    }
+    if noted && !note.rows.is_empty() {
+        batch.unnote(&note).await;
     }
     batch.settle().await
 }
@@ -117,9 +147,45 @@ where
     H: BatchHandler<Message>,
     H::Error: std::fmt::Display,
 {
-    /// Puts a row into the first part, unless it cannot be read.
+    /// Notes that these rows are about to be sent. Returns `false` if it could not, or a lease is another's.
+    async fn note(&self, rows: &[RowId], suspicion: Suspicion) -> bool {
+        let leases = self.leases_of(rows);
+        let noted = insist(self.shared, self.permits, "could not note what is sent", || {
+            self.shared.store.suspect(&leases, rows, suspicion)
+        });
+        noted.await.is_some_and(|noted| noted.stale.is_empty())
+    }
+
+    /// Takes back what was noted of rows that go back as they were: a refusal speaks against none.
+    async fn unnote(&self, note: &Note) {
+        let noted = self.back.iter().filter(|loaded| note.rows.contains(&loaded.row));
+        let rows: Vec<RowId> = noted.clone().map(|loaded| loaded.row).collect();
+        let before = noted.map(|loaded| loaded.suspicion).next();
+        let Some(before) = before else { return };
+        // Once: what is to be written of the batch matters more.
+        let leases = self.leases_of(&rows);
+        if let Err(error) = self.shared.store.suspect(&leases, &rows, before).await {
+            let error = error_chain(&error);
+            tracing::warn!(outbox = self.shared.name, error, "could not take back what was noted");
+        }
+    }
+
+    fn leases_of(&self, rows: &[RowId]) -> Vec<Lease> {
+        let leases = self.permits.iter().map(Permit::lease);
+        leases.filter(|lease| rows.iter().any(|row| row.shard == lease.shard)).collect()
+    }
+
+    /// Puts a row into the first part, unless it cannot be read, or was on its way alone when the process died.
     fn admit(&mut self, mut loaded: Loaded, part: &mut Part) {
         match std::mem::replace(&mut loaded.content, Err(String::new())) {
+            Ok(message) if loaded.suspicion == Suspicion::Alone => {
+                loaded.content = Ok(message);
+                let mut rng = self.shared.rng.lock().unwrap_or_else(PoisonError::into_inner);
+                let died = Word::Failed { after: None, error: DIED.to_owned() };
+                let fate = judge_one(self.shared, died, &mut loaded, &mut rng);
+                drop(rng);
+                self.fates.push((loaded, fate));
+            }
             Ok(message) => {
                 part.messages.push(message);
                 part.rows.push(loaded);
@@ -177,11 +243,7 @@ where
                 // The part got smaller, so this cannot go on for ever.
                 Word::Untried if progress => again.push(message, loaded),
                 word => {
-                    let elapsed = loaded.failing_for.map_or(Duration::ZERO, |failing| {
-                        failing + shared.clock.monotonic().since(loaded.read_at)
-                    });
-                    let context = Failure { elapsed, ..Failure::of_attempt(0) };
-                    let fate = fate(word, &mut loaded.attempts, context, &*shared.retry, &mut rng);
+                    let fate = judge_one(shared, word, &mut loaded, &mut rng);
                     loaded.content = Ok(message);
                     self.fates.push((loaded, fate));
                 }
@@ -274,6 +336,14 @@ impl Ended {
     }
 }
 
+/// Decides about one message, and counts its attempt.
+fn judge_one<S, H>(shared: &Shared<S, H>, word: Word, loaded: &mut Loaded, rng: &mut Rng) -> Fate {
+    let since_read = shared.clock.monotonic().since(loaded.read_at);
+    let elapsed = loaded.failing_for.map_or(Duration::ZERO, |failing| failing + since_read);
+    let context = Failure { elapsed, ..Failure::of_attempt(0) };
+    fate(word, &mut loaded.attempts, context, &*shared.retry, rng)
+}
+
 /// Returns what the other side asks to wait if it took nothing, and nothing is any message's fault.
 fn refused(words: &[Word]) -> Option<(Option<Duration>, String)> {
     let mut longest = None;
@@ -306,6 +376,7 @@ fn settlement(fates: &[(Loaded, Fate)], tokens: &BTreeMap<Shard, i64>) -> Settle
                 attempts: if *fresh { 0 } else { attempts },
                 wait: *wait,
                 fresh: *fresh,
+                suspect: loaded.suspicion == Suspicion::Alone,
                 error: error.clone(),
             }),
         }
@@ -322,6 +393,7 @@ fn reason(loaded: &Loaded, cause: Cause) -> DeadReason {
     match (&loaded.content, cause) {
         (Err(_), _) => DeadReason::Unreadable,
         (Ok(_), Cause::Rejected) => DeadReason::Rejected,
+        (Ok(_), Cause::Exhausted) if loaded.suspicion == Suspicion::Alone => DeadReason::Crashed,
         (Ok(_), Cause::Exhausted) => DeadReason::Exhausted,
     }
 }
@@ -333,18 +405,31 @@ async fn write<S: OutboxStore, H>(
     permits: &[Permit],
 ) -> Option<Vec<Shard>> {
     let begun = shared.clock.monotonic();
+    let settled =
+        insist(shared, permits, "could not write what became of a batch", || shared.store.settle(settlement));
+    let settled = settled.await?;
+    let took = shared.clock.monotonic().since(begun).as_secs_f64();
+    shared.recorder.observe(&metrics::SETTLE, &[&shared.name], took);
+    Some(settled.stale)
+}
+
+/// Calls the store again and again while the leases hold. Returns `None` if nobody knows what was written.
+async fn insist<S, H, F>(
+    shared: &Shared<S, H>,
+    permits: &[Permit],
+    failed: &'static str,
+    call: impl Fn() -> F,
+) -> Option<Settled>
+where
+    F: Future<Output = Result<Settled, StoreError>>,
+{
     let mut wait = SETTLE_WAIT.0;
     loop {
-        let error: StoreError = match shared.store.settle(settlement).await {
-            Ok(settled) => {
-                let took = shared.clock.monotonic().since(begun).as_secs_f64();
-                shared.recorder.observe(&metrics::SETTLE, &[&shared.name], took);
-                return Some(settled.stale);
-            }
-            Err(error) => error,
+        let error = match call().await {
+            Ok(settled) => return Some(settled),
+            Err(error) => error_chain(&error),
         };
-        let error = error_chain(&error);
-        tracing::warn!(outbox = shared.name, error, "could not write what became of a batch");
+        tracing::warn!(outbox = shared.name, error, "{failed}");
         shared.tell(&RelayEvent::StoreFailed { error });
         let left = permits.iter().map(Permit::remaining).max().unwrap_or_default();
         if left <= wait {

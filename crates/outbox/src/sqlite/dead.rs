@@ -19,7 +19,7 @@ const MATCHING: &str = " from {dead} m where m.seq > ?1
 and (?2 is null or m.message_id in (select unhex(value) from json_each(?2)))
 and (?3 is null or m.kind = ?3)
 and (?4 is null or m.ordering_key = ?4)
-and (?5 is null or m.reason = ?5 or (?5 = 'unknown' and m.reason not in ('rejected', 'exhausted', 'unreadable', 'skipped')))
+and (?5 is null or m.reason = ?5 or (?5 = 'unknown' and m.reason not in ('rejected', 'exhausted', 'unreadable', 'crashed', 'skipped')))
 order by m.seq";
 
 const LIST: [&str; 4] = [COLUMNS, ", m.reason, m.error, m.died_at", MATCHING, " limit ?6"];

@@ -6,7 +6,7 @@ use relaykit_sql_store::{Names, Sql};
 
 use super::row::{COLUMNS, Raw, WIDTH};
 use super::schema::PARKED;
-use crate::store::{Page, ReadFrom, RowId, Seq, Stored, Unreadable};
+use crate::store::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
 
 /// Says that no earlier row of `m`'s key still waits at `?2`.
 pub(super) const NOT_BLOCKED: &str = " and not exists (
@@ -16,7 +16,7 @@ pub(super) const NOT_BLOCKED: &str = " and not exists (
 
 const ROWS: [&str; 4] = [
     COLUMNS,
-    ", m.retry_at from {messages} m indexed by {=messages_shard}
+    ", m.retry_at, m.suspicion from {messages} m indexed by {=messages_shard}
 where m.shard = ?1 and m.seq > ?3 and (m.retry_at is null or m.retry_at <= ?2)",
     NOT_HELD,
     " order by m.seq limit ?4",
@@ -102,6 +102,7 @@ impl Pages {
                     age: now.since(raw.added_at),
                     failing_for: raw.first_failed_at.map(|failed| now.since(failed)),
                     waited: retry_at.is_some(),
+                    suspicion: Suspicion::from_number(row.get(WIDTH + 1)?),
                 }),
                 Err(error) => page.unreadable.push(Unreadable { row: raw.row, key: raw.key, error }),
             }

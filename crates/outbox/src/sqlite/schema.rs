@@ -24,7 +24,8 @@ const TABLES: &str = "create table {messages} (
   attempts integer not null default 0,
   first_failed_at integer,
   last_failed_at integer,
-  last_error text
+  last_error text,
+  suspicion integer not null default 0
 ) strict;
 create index {=messages_shard} on {messages} (shard);
 create index {=messages_blocked} on {messages} (shard, ordering_key, seq, retry_at) where retry_at is not null;
@@ -70,6 +71,7 @@ static FORMS: [TableForm; 4] = [
             ("first_failed_at", "integer"),
             ("last_failed_at", "integer"),
             ("last_error", "text"),
+            ("suspicion", "integer"),
         ],
         indexes: &["messages_shard", "messages_blocked", "messages_due"],
     },

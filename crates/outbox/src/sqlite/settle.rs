@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 
 use relaykit_pipeline_traits::Timestamp;
 use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult, params};
-use relaykit_sql_store::{Names, Shard, Sql};
+use relaykit_sql_store::{Lease, Names, Shard, Sql};
 
 use super::add::after;
 use crate::error_text::error_text;
-use crate::store::{RowId, Settled, Settlement};
+use crate::store::{RowId, Settled, Settlement, Suspicion};
 
 const FENCE: &str = "select exists (select 1 from {shards} where shard = ?1 and token = ?2)";
 
@@ -18,7 +18,8 @@ const RETRY: &str = "update {messages} set
   retry_at = case when retry_at > ?3 then retry_at else ?5 end,
   first_failed_at = case when ?6 then ?3 else coalesce(first_failed_at, ?3) end,
   last_failed_at = ?3,
-  last_error = ?7
+  last_error = ?7,
+  suspicion = ?8
 where seq = ?1 and shard = ?2";
 
 /// Copies a row among the dead letters; the second step deletes it.
@@ -32,6 +33,8 @@ select seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at
   ?5, coalesce(?6, last_error, ''), ?3
 from {messages} where seq = ?1 and shard = ?2";
 
+const SUSPECT: &str = "update {messages} set suspicion = ?3 where seq = ?1 and shard = ?2";
+
 /// How rows are settled.
 #[derive(Debug, Clone)]
 pub(super) struct Settle {
@@ -39,12 +42,13 @@ pub(super) struct Settle {
     done: Sql,
     retry: Sql,
     bury: Sql,
+    suspect: Sql,
 }
 
 impl Settle {
     pub(super) fn new(names: &Names) -> Self {
         let sql = |text| Sql::new(names, &[text]);
-        Self { fence: sql(FENCE), done: sql(DONE), retry: sql(RETRY), bury: sql(BURY) }
+        Self { fence: sql(FENCE), done: sql(DONE), retry: sql(RETRY), bury: sql(BURY), suspect: sql(SUSPECT) }
     }
 
     /// Settles within a transaction, so that no shard changes its owner meanwhile.
@@ -54,7 +58,10 @@ impl Settle {
         settlement: &Settlement,
         now: Timestamp,
     ) -> SqlResult<Settled> {
-        let held = self.held(connection, settlement)?;
+        let done = settlement.done.iter();
+        let retry = settlement.retry.iter().map(|one| &one.row);
+        let dead = settlement.dead.iter().map(|one| &one.row);
+        let held = self.held(connection, &settlement.leases, done.chain(retry).chain(dead))?;
         let holds = |row: &RowId| held.get(&row.shard).copied().unwrap_or(false);
         let mut written = 0;
         let mut done = connection.prepare_cached(self.done.as_str())?;
@@ -66,15 +73,9 @@ impl Settle {
         for one in settlement.retry.iter().filter(|one| holds(&one.row)) {
             let (seq, shard) = (one.row.seq.0, one.row.shard.number());
             let due = after(now, one.wait);
-            written += retry.execute(params![
-                seq,
-                shard,
-                at,
-                one.attempts,
-                due,
-                one.fresh,
-                error_text(&one.error)
-            ])?;
+            let (suspicion, error) = (i16::from(one.suspect), error_text(&one.error));
+            written +=
+                retry.execute(params![seq, shard, at, one.attempts, due, one.fresh, error, suspicion])?;
         }
         let mut bury = connection.prepare_cached(self.bury.as_str())?;
         for one in settlement.dead.iter().filter(|one| holds(&one.row)) {
@@ -87,14 +88,34 @@ impl Settle {
         Ok(Settled { stale, written: u64::try_from(written).unwrap_or(u64::MAX) })
     }
 
+    /// Notes within a transaction that rows are about to be sent.
+    pub(super) fn suspect(
+        &self,
+        connection: &Connection,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> SqlResult<Settled> {
+        let held = self.held(connection, leases, rows.iter())?;
+        let mut written = 0;
+        let mut suspect = connection.prepare_cached(self.suspect.as_str())?;
+        for row in rows.iter().filter(|row| held.get(&row.shard).copied().unwrap_or(false)) {
+            written += suspect.execute(params![row.seq.0, row.shard.number(), suspicion.as_number()])?;
+        }
+        let stale = held.into_iter().filter(|(_, holds)| !holds).map(|(shard, _)| shard).collect();
+        Ok(Settled { stale, written: u64::try_from(written).unwrap_or(u64::MAX) })
+    }
+
     /// Says of each shard among the rows and leases whether it is still held.
-    fn held(&self, connection: &Connection, settlement: &Settlement) -> SqlResult<BTreeMap<Shard, bool>> {
-        let done = settlement.done.iter();
-        let retry = settlement.retry.iter().map(|one| &one.row);
-        let dead = settlement.dead.iter().map(|one| &one.row);
-        let mut held: BTreeMap<_, _> = done.chain(retry).chain(dead).map(|row| (row.shard, false)).collect();
+    fn held<'r>(
+        &self,
+        connection: &Connection,
+        leases: &[Lease],
+        rows: impl Iterator<Item = &'r RowId>,
+    ) -> SqlResult<BTreeMap<Shard, bool>> {
+        let mut held: BTreeMap<_, _> = rows.map(|row| (row.shard, false)).collect();
         let mut fence = connection.prepare_cached(self.fence.as_str())?;
-        for lease in &settlement.leases {
+        for lease in leases {
             let holds: bool =
                 fence.query_row(params![lease.shard.number(), lease.token], |row| row.get(0))?;
             *held.entry(lease.shard).or_default() |= holds;

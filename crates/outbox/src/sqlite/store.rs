@@ -1,6 +1,6 @@
 use relaykit_pipeline_traits::{InvalidSetting, MessageId, OrderingKey, Timestamp};
 use relaykit_sql_store::sqlite::{self, Database, SqliteLeaseStore, rusqlite};
-use relaykit_sql_store::{Difference, Migrated, Names, Shards, Sql, StoreError};
+use relaykit_sql_store::{Difference, Lease, Migrated, Names, Shards, Sql, StoreError};
 use rusqlite::Connection;
 
 use super::add::SqliteOutbox;
@@ -9,7 +9,7 @@ use super::page::Pages;
 use super::schema::{COUNT_SHARDS, check_shards, count_shards, schema};
 use super::settle::Settle;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, check_limit};
-use crate::store::{Depth, OutboxStore, Page, ReadFrom, Settled, Settlement};
+use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
 use relaykit_sql_store::Limits;
 
 /// Messages in a SQLite file that the application writes too, through connections of its own. Cheap to clone.
@@ -119,6 +119,19 @@ impl OutboxStore for SqliteOutboxStore {
     async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
         let (pages, from) = (self.pages.clone(), from.to_vec());
         self.read("read messages", move |connection, now| pages.read(connection, &from, limit, now)).await
+    }
+
+    async fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> Result<Settled, StoreError> {
+        let (settle, leases, rows) = (self.settle.clone(), leases.to_vec(), rows.to_vec());
+        self.write("note what is sent", move |connection, _| {
+            settle.suspect(connection, &leases, &rows, suspicion)
+        })
+        .await
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {

@@ -258,7 +258,7 @@ impl Harness for Outbox {
 }
 
 pub(crate) fn waiting(row: RowId, attempts: u32, wait: Duration) -> Waiting {
-    Waiting { row, attempts, wait, fresh: false, error: "busy".to_owned() }
+    Waiting { row, attempts, wait, fresh: false, suspect: false, error: "busy".to_owned() }
 }
 
 pub(crate) fn from_the_beginning() -> Vec<ReadFrom> {

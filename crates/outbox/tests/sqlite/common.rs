@@ -94,7 +94,14 @@ impl Harness {
     }
 
     pub(crate) async fn retry(&self, seq: i64, attempts: u32, wait: Duration) -> Settled {
-        let retry = vec![Waiting { row: row(seq), attempts, wait, fresh: false, error: "refused".into() }];
+        let retry = vec![Waiting {
+            row: row(seq),
+            attempts,
+            wait,
+            fresh: false,
+            suspect: false,
+            error: "refused".into(),
+        }];
         self.store.settle(&Settlement { retry, ..self.settlement() }).await.unwrap()
     }
 

@@ -28,6 +28,7 @@ fn everything(h: &Harness) -> Settlement {
             attempts: 4,
             wait: 7 * SECOND,
             fresh: false,
+            suspect: false,
             error: "later".into(),
         }],
         dead: vec![Dying {
@@ -101,6 +102,7 @@ async fn what_is_settled_under_a_stale_token_settles_nothing() {
         attempts: 1,
         wait: SECOND,
         fresh: false,
+        suspect: false,
         error: String::new(),
     }];
     let dead = vec![Dying {
@@ -143,7 +145,14 @@ async fn the_first_failure_is_remembered_until_attempts_begin_anew() {
     h.retry(1, 2, SECOND).await;
     h.clock.advance(SECOND);
     assert_eq!(failing_for(&h).await, Some(2 * SECOND));
-    let retry = vec![Waiting { row: row(1), attempts: 1, wait: SECOND, fresh: true, error: "again".into() }];
+    let retry = vec![Waiting {
+        row: row(1),
+        attempts: 1,
+        wait: SECOND,
+        fresh: true,
+        suspect: false,
+        error: "again".into(),
+    }];
     h.store.settle(&Settlement { retry, ..h.settlement() }).await.unwrap();
     h.clock.advance(SECOND);
     assert_eq!(failing_for(&h).await, Some(SECOND));
@@ -154,7 +163,7 @@ async fn a_long_error_is_cut() {
     let mut h = Harness::new().await;
     h.add("a", "1");
     let error = format!("x{}", "ü".repeat(4096));
-    let retry = vec![Waiting { row: row(1), attempts: 1, wait: SECOND, fresh: false, error }];
+    let retry = vec![Waiting { row: row(1), attempts: 1, wait: SECOND, fresh: false, suspect: false, error }];
     h.store.settle(&Settlement { retry, ..h.settlement() }).await.unwrap();
     let kept = h.store.blocked(1).await.unwrap()[0].error.clone().unwrap();
     assert_eq!(kept.len(), 4095, "a character is not cut in two");

@@ -28,6 +28,8 @@ struct HeldLease {
     /// Work that has begun under this lease and has not ended.
     in_flight: usize,
     state: State,
+    /// Whether the owner before may have died.
+    inherited: bool,
 }
 
 /// Whether a lease is to be kept.
@@ -52,7 +54,8 @@ impl Entry {
 }
 
 impl Held {
-    /// Takes over what a heartbeat says: these leases are held until `until`, and no others.
+    /// Takes over what a heartbeat says: these leases are held until `until`, and no others. One that is new here was taken by a
+    /// call whose answer was lost, so nobody knows whether it was inherited; it may have been.
     pub(super) fn renew(&mut self, leases: &[Lease], until: Monotonic) {
         let held: BTreeSet<Shard> = leases.iter().map(|lease| lease.shard).collect();
         for (shard, entry) in &mut self.entries {
@@ -60,19 +63,24 @@ impl Held {
                 entry.lose();
             }
         }
-        self.add(leases, until);
+        self.put(leases, until, |_| true);
         self.entries.retain(|_, entry| entry.lease.is_some() || !entry.is_idle());
     }
 
-    /// Takes over leases that were just taken.
-    pub(super) fn add(&mut self, leases: &[Lease], until: Monotonic) {
+    /// Takes over leases that were just taken. Those of `expired` shards are inherited.
+    pub(super) fn add(&mut self, leases: &[Lease], until: Monotonic, expired: &[Shard]) {
+        self.put(leases, until, |shard| expired.contains(&shard));
+    }
+
+    fn put(&mut self, leases: &[Lease], until: Monotonic, inherited: impl Fn(Shard) -> bool) {
         for &Lease { shard, token } in leases {
             let entry = self.entries.entry(shard).or_default();
             match &mut entry.lease {
                 Some(lease) if lease.token == token => lease.until = until,
                 _ => {
                     entry.lose();
-                    entry.lease = Some(HeldLease { token, until, in_flight: 0, state: State::Kept });
+                    let (state, inherited) = (State::Kept, inherited(shard));
+                    entry.lease = Some(HeldLease { token, until, in_flight: 0, state, inherited });
                 }
             }
         }
@@ -92,6 +100,12 @@ impl Held {
     pub(super) fn remaining(&self, lease: Lease, now: Monotonic) -> Duration {
         let held = self.entries.get(&lease.shard).and_then(|entry| entry.lease.as_ref());
         held.filter(|held| held.token == lease.token).map_or(Duration::ZERO, |held| held.until.since(now))
+    }
+
+    /// Returns whether a lease is held and was inherited.
+    pub(super) fn is_inherited(&self, lease: Lease) -> bool {
+        let held = self.entries.get(&lease.shard).and_then(|entry| entry.lease.as_ref());
+        held.is_some_and(|held| held.token == lease.token && held.inherited)
     }
 
     /// Begins work on a shard, if that may be.
@@ -210,6 +224,21 @@ mod tests {
         assert!(held.enter(Shard::new(1), at(19)).is_some());
         assert!(held.enter(Shard::new(1), at(20)).is_none());
         assert_eq!(usable(&held, at(20)), []);
+    }
+
+    #[test]
+    fn a_shard_that_ran_out_is_inherited_and_one_that_was_given_back_is_not() {
+        let mut held = Held::default();
+        held.add(&[lease(1, 7), lease(2, 3)], UNTIL, &[Shard::new(2)]);
+        held.renew(&[lease(1, 7), lease(2, 3)], UNTIL);
+        assert!(!held.is_inherited(lease(1, 7)), "renewing changes nothing");
+        assert!(held.is_inherited(lease(2, 3)));
+        assert!(!held.is_inherited(lease(2, 4)), "another lease");
+    }
+
+    #[test]
+    fn a_shard_whose_taking_was_never_answered_may_be_inherited() {
+        assert!(held(&[lease(1, 7)]).is_inherited(lease(1, 7)));
     }
 
     #[test]

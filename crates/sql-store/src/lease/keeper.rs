@@ -122,8 +122,10 @@ impl<S: LeaseStore> LeaseKeeper<S> {
             let began = self.clock.monotonic();
             let taken =
                 self.bounded("take leases", self.store.take(self.instance, self.lease, &plan.take)).await?;
-            debug!(instance = %self.instance, shards = taken.len(), "took leases");
-            self.shared.lock().add(&taken, self.held_until(began));
+            // The take follows within a part of a lease, so what was given back then was not held and left since.
+            let inherited = taken.iter().filter(|lease| view.expired.contains(&lease.shard)).count();
+            debug!(instance = %self.instance, shards = taken.len(), inherited, "took leases");
+            self.shared.lock().add(&taken, self.held_until(began), &view.expired);
             self.changed(&taken);
         }
         Ok(())

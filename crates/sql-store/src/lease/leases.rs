@@ -67,6 +67,13 @@ impl Leases {
         held.usable(now).find(|(lease, _)| lease.shard == shard).map(|(lease, _)| lease.token)
     }
 
+    /// Returns whether the shard was inherited: its last owner did not give it back, but let its lease run out, so it may have
+    /// died, with work on the shard under way. Also if nobody knows. `false` if the lease is not held.
+    #[must_use]
+    pub fn is_inherited(&self, lease: Lease) -> bool {
+        self.shared.lock().is_inherited(lease)
+    }
+
     /// Begins work on a shard. The shard is not given back to others until the permit is dropped.
     ///
     /// `None` if it is not ours, is about to be given back, or earlier work of ours that lost its lease has not ended.
@@ -102,6 +109,12 @@ impl Permit {
     #[must_use]
     pub const fn shard(&self) -> Shard {
         self.lease.shard
+    }
+
+    /// Returns the lease.
+    #[must_use]
+    pub const fn lease(&self) -> Lease {
+        self.lease
     }
 
     /// Returns the token under which the work settles.

@@ -68,17 +68,20 @@ impl LeaseStore for MemoryLeaseStore {
             members: u32::try_from(state.members.len()).unwrap_or(u32::MAX),
             rank: u32::try_from(state.members.range(..instance).count()).unwrap_or(u32::MAX),
         };
-        let (mut held, mut free) = (Vec::new(), Vec::new());
+        let (mut held, mut free, mut expired) = (Vec::new(), Vec::new(), Vec::new());
         for (shard, row) in state.rows() {
             if row.owner == Some(instance) {
                 row.until = now + lease;
                 held.push(Lease { shard, token: row.token });
             } else if row.owner.is_none() || row.until < now {
                 free.push(shard);
+                if row.owner.is_some() {
+                    expired.push(shard);
+                }
             }
         }
         let shards = u16::try_from(state.rows.len()).expect("Shards are counted in a u16");
-        Ok(View { held, free, membership, shards })
+        Ok(View { held, free, expired, membership, shards })
     }
 
     async fn take(

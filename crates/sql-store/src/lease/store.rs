@@ -53,6 +53,8 @@ pub struct View {
     pub held: Vec<Lease>,
     /// The shards that nobody holds, in order.
     pub free: Vec<Shard>,
+    /// Those of them whose last owner did not give them back: its lease ran out.
+    pub expired: Vec<Shard>,
     /// The instances that are alive.
     pub membership: Membership,
     /// How many shards there are.

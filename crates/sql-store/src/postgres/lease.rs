@@ -70,7 +70,11 @@ select
     ),
     (select count(*) + 1 from {members} m, t where m.until >= t.now and m.instance <> $1),
     (select count(*) from {members} m, t where m.until >= t.now and m.instance < $1),
-    (select count(*) from {shards})";
+    (select count(*) from {shards}),
+    array(
+        select s.shard from {shards} s, t
+        where s.owner is not null and s.until < t.now and s.owner <> $1 order by s.shard
+    )";
 
 const TAKE: &str = "with t as materialized (select pg_catalog.clock_timestamp() as now),
 free as (
@@ -134,13 +138,14 @@ impl LeaseStore for PgLeaseStore {
                 Box::pin(async move {
                     let row = sql.query().bind(id).bind(micros).fetch_one(conn).await?;
                     let (shards, tokens): (Vec<i32>, Vec<i64>) = (row.try_get(0)?, row.try_get(1)?);
-                    let free: Vec<i32> = row.try_get(2)?;
+                    let (free, expired): (Vec<i32>, Vec<i32>) = (row.try_get(2)?, row.try_get(6)?);
                     let count = |column: usize| -> Result<u32, sqlx::Error> {
                         Ok(u32::try_from(row.try_get::<i64, _>(column)?).unwrap_or(u32::MAX))
                     };
                     Ok(View {
                         held: leases(shards.into_iter().zip(tokens))?,
                         free: free.into_iter().map(shard).collect::<Result<_, _>>()?,
+                        expired: expired.into_iter().map(shard).collect::<Result<_, _>>()?,
                         membership: Membership { members: count(3)?, rank: count(4)? },
                         shards: u16::try_from(count(5)?).unwrap_or(u16::MAX),
                     })

@@ -43,7 +43,7 @@ const RENEW: &str = "update {shards} set until = ?2 where owner = ?1";
 
 const HELD: &str = "select shard, token from {shards} where owner = ?1 order by shard";
 
-const FREE: &str = "select shard from {shards}
+const FREE: &str = "select shard, owner is not null from {shards}
 where (owner is null or until < ?2) and owner is not ?1 order by shard";
 
 const COUNT: &str =
@@ -116,12 +116,14 @@ impl Heartbeat {
             .query_map([id], |row| Ok(Lease { shard: Shard::new(row.get(0)?), token: row.get(1)? }))?
             .collect::<SqlResult<_>>()?;
         let free = prepare(&self.free)?
-            .query_map(params![id, now], |row| Ok(Shard::new(row.get(0)?)))?
-            .collect::<SqlResult<_>>()?;
+            .query_map(params![id, now], |row| Ok((Shard::new(row.get(0)?), row.get(1)?)))?
+            .collect::<SqlResult<Vec<(Shard, bool)>>>()?;
+        let expired = free.iter().filter(|(_, expired)| *expired).map(|(shard, _)| *shard).collect();
         prepare(&self.count)?.query_row([id], |row| {
             Ok(View {
                 held,
-                free,
+                free: free.into_iter().map(|(shard, _)| shard).collect(),
+                expired,
                 membership: Membership { members: row.get(0)?, rank: row.get(1)? },
                 shards: row.get(2)?,
             })

@@ -15,6 +15,8 @@ pub enum DeadReason {
     Exhausted,
     /// Its row cannot be read.
     Unreadable,
+    /// It was on its way alone when the process died, again and again, until the retry policy allowed no further attempt.
+    Crashed,
     /// An operator skipped it.
     Skipped,
     /// It was stored by a version that knows reasons that this one does not.
@@ -29,6 +31,7 @@ impl DeadReason {
             Self::Rejected => "rejected",
             Self::Exhausted => "exhausted",
             Self::Unreadable => "unreadable",
+            Self::Crashed => "crashed",
             Self::Skipped => "skipped",
             Self::Unknown => "unknown",
         }
@@ -37,7 +40,7 @@ impl DeadReason {
     /// Reads a reason's name; an unknown one is [`Unknown`](Self::Unknown).
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        [Self::Rejected, Self::Exhausted, Self::Unreadable, Self::Skipped]
+        [Self::Rejected, Self::Exhausted, Self::Unreadable, Self::Crashed, Self::Skipped]
             .into_iter()
             .find(|reason| reason.as_str() == text)
             .unwrap_or(Self::Unknown)

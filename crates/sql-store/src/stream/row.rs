@@ -40,6 +40,43 @@ pub struct Stored {
     pub failing_for: Option<Duration>,
     /// Whether it has waited: for a retry, for its time, or to be replayed.
     pub waited: bool,
+    /// What was noted before it was sent last.
+    pub suspicion: Suspicion,
+}
+
+/// What is noted of a row before it is sent, after a crash: if it is still there later, whoever sent the row did not live to write
+/// what became of it, or could not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Suspicion {
+    /// Nothing.
+    #[default]
+    Clear,
+    /// It was on its way among others, or is a suspect since it was on its way alone before.
+    Company,
+    /// It was on its way alone.
+    Alone,
+}
+
+impl Suspicion {
+    /// Returns the number by which it is stored: 0, 1 or 2.
+    #[must_use]
+    pub const fn as_number(self) -> i16 {
+        match self {
+            Self::Clear => 0,
+            Self::Company => 1,
+            Self::Alone => 2,
+        }
+    }
+
+    /// Reads its number; an unknown one is that of a suspect.
+    #[must_use]
+    pub const fn from_number(number: i16) -> Self {
+        match number {
+            0 => Self::Clear,
+            2 => Self::Alone,
+            _ => Self::Company,
+        }
+    }
 }
 
 /// A row that cannot be read as a message.
@@ -103,6 +140,8 @@ pub struct Waiting {
     pub wait: Duration,
     /// Whether its attempts begin anew, with a new first failure.
     pub fresh: bool,
+    /// Whether it stays a suspect ([`Suspicion::Company`]); else it is [`Suspicion::Clear`].
+    pub suspect: bool,
     /// What was said last.
     pub error: String,
 }

@@ -67,6 +67,8 @@ async fn a_shard_has_one_owner_and_each_owner_a_higher_token() {
     assert_eq!(store.take(two, LEASE, &shards(0..3)).await.unwrap().len(), 1, "only what is free");
     assert_eq!(store.heartbeat(one, LEASE).await.unwrap().held, taken);
     store.give_back(one, &taken[..1]).await.unwrap();
+    let free = store.heartbeat(two, LEASE).await.unwrap();
+    assert_eq!((free.free, free.expired), (shards([0, 3]), Vec::new()), "given back, not left");
     let again = store.take(two, LEASE, &shards([0])).await.unwrap();
     assert_eq!(again, [Lease { shard: Shard::new(0), token: 2 }]);
     store.give_back(one, &taken[..1]).await.unwrap();
@@ -88,6 +90,7 @@ async fn the_shards_of_a_killed_member_are_free_after_its_lease() {
     cluster.expire(killed).await;
     let view = store.heartbeat(other, LEASE).await.unwrap();
     assert_eq!((view.free, view.membership.members), (shards(0..2), 1));
+    assert_eq!(view.expired, shards(0..2));
     assert_eq!(store.take(other, LEASE, &shards([0])).await.unwrap()[0].token, 2);
     // It was only paused: what nobody took is still its own, what somebody took is not.
     let back = store.heartbeat(killed, LEASE).await.unwrap();

@@ -63,7 +63,9 @@ impl World {
             let message = stored(seq.0).message;
             let builder = Message::builder(message.id(), "kind", message.occurred_at());
             let message = builder.ordering_key(key.as_str()).build().unwrap();
-            Stored { row: row(seq.0), message, waited: *wait > 0, ..stored(seq.0) }
+            // Every third is a suspect.
+            let suspicion = if seq.0 % 3 == 0 { Suspicion::Company } else { Suspicion::Clear };
+            Stored { row: row(seq.0), message, waited: *wait > 0, suspicion, ..stored(seq.0) }
         });
         let due = self
             .rows
@@ -104,7 +106,11 @@ impl World {
             10 => {
                 let most = 1 + usize::try_from(rng.below(3)).unwrap();
                 let held = self.held;
-                for loaded in self.lanes.take(most, |_| held) {
+                let taken = match rng.below(3) {
+                    0 => self.lanes.take_suspect(|_| held).into_iter().collect(),
+                    _ => self.lanes.take(most, |_| held),
+                };
+                for loaded in taken {
                     self.sent.push((loaded.row.seq, loaded.key.unwrap(), self.token));
                 }
             }

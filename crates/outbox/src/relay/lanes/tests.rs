@@ -17,7 +17,15 @@ pub(super) fn stored(seq: i64) -> Stored {
     let at = Timestamp::from_millis(1);
     let id = MessageId::new(at, &mut Rng::seeded(seq.unsigned_abs()));
     let message = Message::builder(id, "kind", at).ordering_key("k").build().unwrap();
-    Stored { row: row(seq), message, attempts: 0, age: Duration::ZERO, failing_for: None, waited: false }
+    Stored {
+        row: row(seq),
+        message,
+        attempts: 0,
+        age: Duration::ZERO,
+        failing_for: None,
+        waited: false,
+        suspicion: Suspicion::Clear,
+    }
 }
 
 fn unkeyed(seq: i64) -> Stored {
@@ -273,4 +281,62 @@ fn rows_that_are_due_are_read_again_unless_they_are_here() {
     lanes.load(Page { due: vec![row(3)], ..Page::default() }, 1_000, Monotonic::default());
     lanes.go_back();
     assert_eq!(lanes.next_page().unwrap()[0].after, Seq(2));
+}
+
+#[test]
+fn a_suspect_goes_alone_and_holds_its_key_meanwhile() {
+    let mut lanes = lanes();
+    lanes.next_page().unwrap();
+    let suspect = Stored { suspicion: Suspicion::Company, ..stored(1) };
+    let rows = vec![suspect, stored(2), unkeyed(3)];
+    lanes.load(Page { rows, ..Page::default() }, 1_000, Monotonic::default());
+    assert_eq!(take(&mut lanes), [3]);
+    assert!(lanes.has_suspects());
+    assert_eq!(lanes.take_suspect(|_| true).unwrap().row, row(1));
+    assert!(!lanes.has_suspects() && take(&mut lanes).is_empty());
+    lanes.end(row(1), Some(&key()), 7, End::Gone);
+    assert_eq!(take(&mut lanes), [2]);
+}
+
+#[test]
+fn a_suspect_whose_shard_stands_still_keeps_nobody_waiting() {
+    let mut lanes = lanes();
+    lanes.next_page().unwrap();
+    let suspect = Stored { suspicion: Suspicion::Company, ..stored(1) };
+    lanes.load(Page { rows: vec![unkeyed(3), suspect], ..Page::default() }, 1_000, Monotonic::default());
+    assert_eq!(take(&mut lanes), [3]);
+    assert!(lanes.has_suspects());
+    lanes.hold(&[]);
+    assert!(!lanes.has_suspects() && lanes.take_suspect(|_| true).is_none());
+    lanes.hold(&[LEASE]);
+    assert!(lanes.take_suspect(|_| false).is_none());
+    assert!(lanes.take_suspect(|_| true).is_some());
+}
+
+#[test]
+fn a_row_before_a_suspect_goes_first_and_in_company() {
+    let mut lanes = lanes();
+    lanes.next_page().unwrap();
+    let suspect = Stored { suspicion: Suspicion::Company, ..stored(5) };
+    lanes.load(Page { rows: vec![suspect.clone()], ..Page::default() }, 1_000, Monotonic::default());
+    assert!(take(&mut lanes).is_empty());
+    lanes.start_over();
+    lanes.next_page().unwrap();
+    lanes.load(Page { rows: vec![stored(4), suspect], ..Page::default() }, 1_000, Monotonic::default());
+    assert!(lanes.take_suspect(|_| true).is_none(), "4 is no suspect");
+    assert_eq!(take(&mut lanes), [4]);
+}
+
+#[test]
+fn a_shard_is_read_through_when_nothing_of_it_is_left_or_on_its_way() {
+    let mut lanes = lanes();
+    assert_eq!(lanes.read_through().count(), 0, "it was not read");
+    load(&mut lanes, [1]);
+    assert_eq!(lanes.read_through().count(), 0);
+    take(&mut lanes);
+    assert_eq!(lanes.read_through().count(), 0);
+    lanes.end(row(1), Some(&key()), 7, End::Gone);
+    assert_eq!(lanes.read_through().collect::<Vec<_>>(), [SHARD]);
+    lanes.look_again(false);
+    assert_eq!(lanes.read_through().count(), 0, "there may be more");
 }

@@ -268,6 +268,9 @@ async fn the_shards_of_a_killed_member_are_taken_after_its_lease_and_not_before(
     clock.advance(Duration::from_millis(1));
     keepers[0].run_once().await.unwrap();
     assert_eq!(counts(&keepers), [4, 0]);
+    let leases = keepers[0].leases();
+    let inherited = leases.held().into_iter().filter(|lease| leases.is_inherited(*lease)).count();
+    assert_eq!(inherited, 2, "it knows which were the killed member's");
 }
 
 #[tokio::test]
@@ -307,7 +310,9 @@ async fn a_stop_waits_for_work_and_then_hands_the_shard_over_at_once() {
     drop(permit);
     assert_eq!(stop.await.unwrap(), 0);
     other.run_once().await.unwrap();
-    assert_eq!(other.leases().held(), [Lease { shard: Shard::new(0), token: 2 }]);
+    let lease = Lease { shard: Shard::new(0), token: 2 };
+    assert_eq!(other.leases().held(), [lease]);
+    assert!(!other.leases().is_inherited(lease));
 }
 
 #[tokio::test]
