@@ -160,6 +160,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_resumed_goes_on_counting_and_waiting_where_it_was() {
+        let mut attempts = Attempts::resume(1);
+        assert_eq!((attempts.spent(), attempts.next(), attempts.free_rounds()), (1, 2, 0));
+        assert_eq!(spared(&mut attempts), RetryDecision::RetryAfter(SECOND * 2), "as after the second");
+        assert_eq!((attempts.spent(), attempts.free_rounds()), (1, 1));
+        assert_eq!(failed(&mut attempts), RetryDecision::RetryAfter(SECOND * 2));
+        assert!(matches!(failed(&mut attempts), RetryDecision::GiveUp(_)), "three are allowed");
+    }
+
+    #[test]
     fn endless_free_rounds_meet_the_policys_bound() {
         let mut attempts = Attempts::default();
         let mut calls = 1;
