@@ -5,7 +5,6 @@ mod added;
 pub mod conformance;
 mod content;
 mod dead;
-mod error_text;
 mod memory;
 mod metrics;
 #[cfg(feature = "postgres")]

@@ -8,11 +8,11 @@ use relaykit_sql_store::{Lease, MemoryLeaseStore, Shard, Shards, StoreError};
 use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
-use crate::error_text::error_text;
 use crate::store::{
     Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Waiting,
 };
 use relaykit_sql_store::Limits;
+use relaykit_sql_store::error_text;
 
 /// A store in memory, for a user's tests: gone with the process. Copies are one store.
 #[derive(Debug, Clone)]

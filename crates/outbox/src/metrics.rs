@@ -1,4 +1,5 @@
 use relaykit_pipeline_traits::{Metric, MetricKind};
+use relaykit_sql_store::stream::StreamMetrics;
 
 /// Every metric of a relay, to be declared to a recorder. The page `docs/operations.md` explains them.
 pub static METRICS: &[&Metric] = &[
@@ -18,6 +19,23 @@ pub static METRICS: &[&Metric] = &[
     &PAUSED,
 ];
 
+pub(crate) static STREAM: StreamMetrics = StreamMetrics {
+    sent: &SENT,
+    retried: &RETRIED,
+    dead: &DEAD,
+    lease_lost: &LEASE_LOST,
+    redelivered: &REDELIVERED,
+    lag: &LAG,
+    send: &SEND,
+    settle: &SETTLE,
+    page: &PAGE,
+    pending: &PENDING,
+    oldest: &OLDEST,
+    dead_letters: &DEAD_LETTERS,
+    shards: &SHARDS,
+    paused: &PAUSED,
+};
+
 const fn metric(
     name: &'static str,
     kind: MetricKind,
@@ -27,61 +45,61 @@ const fn metric(
     Metric { name, kind, help, labels }
 }
 
-pub(crate) static SENT: Metric =
+static SENT: Metric =
     metric("outbox_messages_sent_total", MetricKind::Counter, "messages that the sender took", &["outbox"]);
-pub(crate) static RETRIED: Metric = metric(
+static RETRIED: Metric = metric(
     "outbox_messages_retried_total",
     MetricKind::Counter,
     "messages that failed and wait for another attempt",
     &["outbox"],
 );
-pub(crate) static DEAD: Metric = metric(
+static DEAD: Metric = metric(
     "outbox_messages_dead_total",
     MetricKind::Counter,
     "messages set aside as dead letters",
     &["outbox", "reason"],
 );
-pub(crate) static LEASE_LOST: Metric = metric(
+static LEASE_LOST: Metric = metric(
     "outbox_messages_lease_lost_total",
     MetricKind::Counter,
     "messages that were sent, or may have been, when their lease was found lost: they may be sent again",
     &["outbox"],
 );
-pub(crate) static REDELIVERED: Metric = metric(
+static REDELIVERED: Metric = metric(
     "outbox_messages_redelivered_total",
     MetricKind::Counter,
     "messages sent again that may have been taken before, by why: timeout, panic, crash",
     &["outbox", "window"],
 );
-pub(crate) static LAG: Metric = metric(
+static LAG: Metric = metric(
     "outbox_lag_seconds",
     MetricKind::Histogram,
     "time from when a message was added until it was sent",
     &["outbox"],
 );
-pub(crate) static SEND: Metric =
+static SEND: Metric =
     metric("outbox_send_seconds", MetricKind::Histogram, "time of a call of the sender", &["outbox"]);
-pub(crate) static SETTLE: Metric = metric(
+static SETTLE: Metric = metric(
     "outbox_settle_seconds",
     MetricKind::Histogram,
     "time until it was written what became of a batch",
     &["outbox"],
 );
-pub(crate) static PAGE: Metric =
+static PAGE: Metric =
     metric("outbox_page_seconds", MetricKind::Histogram, "time of reading a page", &["outbox"]);
-pub(crate) static PENDING: Metric =
+static PENDING: Metric =
     metric("outbox_pending_messages", MetricKind::Gauge, "messages not yet sent", &["outbox"]);
-pub(crate) static OLDEST: Metric = metric(
+static OLDEST: Metric = metric(
     "outbox_oldest_age_seconds",
     MetricKind::Gauge,
     "age of the oldest message not yet sent",
     &["outbox"],
 );
-pub(crate) static DEAD_LETTERS: Metric =
+static DEAD_LETTERS: Metric =
     metric("outbox_dead_letters", MetricKind::Gauge, "dead letters kept", &["outbox"]);
-pub(crate) static SHARDS: Metric =
+static SHARDS: Metric =
     metric("outbox_shards_held", MetricKind::Gauge, "shards that this relay holds", &["outbox"]);
-pub(crate) static PAUSED: Metric = metric(
+static PAUSED: Metric = metric(
     "outbox_paused",
     MetricKind::Gauge,
     "1 while the relay sends nothing because the other side refused everything",

@@ -8,78 +8,27 @@ use relaykit_pipeline_traits::{
     BatchHandler, Clock, InvalidSetting, Message, NoRecorder, Recorder, RetryPolicy, Rng, SystemClock,
 };
 use relaykit_retry::{Backoff, Policy};
-use relaykit_sql_store::{Instance, LeaseKeeper, StoreError, Wake};
-use tokio::sync::watch;
+use relaykit_sql_store::stream::{
+    Engine, Observer, Sender, Settings, Shared, StreamStore, Until, leased, told,
+};
+use relaykit_sql_store::{Instance, Lease, LeaseKeeper, StoreError, Wake};
 
-use crate::store::OutboxStore;
+use crate::metrics::STREAM;
+use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
 
-mod careful;
-mod engine;
-mod event;
-mod lanes;
-mod scan;
-mod send;
-
-use engine::{Engine, Until};
-pub use event::RelayEvent;
-use send::{Observer, Shared};
+pub use relaykit_sql_store::stream::{StreamEvent as RelayEvent, StreamSummary as RelaySummary};
 
 /// Sends what was added, at least once, in order within each key.
 ///
 /// Any number of relays share a store, in one process or many: each holds leases on its share of the shards, and reads, sends
 /// and settles the messages of these alone. No transaction is open while something is sent.
 pub struct Relay<S: OutboxStore, H> {
-    shared: Arc<Shared<S, H>>,
+    shared: Arc<Shared<Rows<S>, Sender<H>>>,
     settings: Settings,
     keeper: Arc<LeaseKeeper<S::Leases>>,
     wake: Wake,
     poll: (Duration, Duration),
     drain: Duration,
-}
-
-/// What a relay did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct RelaySummary {
-    /// Rows read, some more than once.
-    pub read: u64,
-    /// Messages sent.
-    pub sent: u64,
-    /// Messages that failed and wait for another attempt.
-    pub retried: u64,
-    /// Messages that became dead letters.
-    pub dead: u64,
-    /// Messages whose lease was found lost after they were sent, or may have been: they may be sent again.
-    pub lost: u64,
-    /// How often the other side refused everything, so that nothing was sent for a while.
-    pub pauses: u64,
-    /// How often the store could not be read.
-    pub store_failures: u64,
-    /// Batches that had not ended when the time for that was over. Their messages are sent again after the lease.
-    pub unfinished: usize,
-    /// Shards that could not be given back. Others take them after the lease.
-    pub kept_shards: usize,
-}
-
-/// How much a relay does at a time.
-#[derive(Debug, Clone, Copy)]
-struct Settings {
-    batch_size: usize,
-    concurrency: usize,
-    /// Whether messages are counted now and then.
-    counts: bool,
-}
-
-impl Settings {
-    /// Returns how many rows are in memory at most, beside those on their way.
-    fn room(&self) -> usize {
-        (self.batch_size * (self.concurrency + 1) * 2).max(1_000)
-    }
-
-    /// Returns how many rows of each of so many shards are read at a time.
-    fn limit(&self, shards: usize) -> u32 {
-        u32::try_from((self.room() / 2 / shards.max(1)).max(16)).unwrap_or(u32::MAX)
-    }
 }
 
 /// Builds a [`Relay`]; made by [`Relay::builder`].
@@ -142,7 +91,7 @@ where
     /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &S {
-        &self.shared.store
+        &self.shared.store.0
     }
 
     /// Sends until `shutdown` ends. Then nothing more is begun; what is on its way is waited for, up to the time to drain;
@@ -159,21 +108,12 @@ where
     /// A dropped run drops the calls of the sender, and gives nothing back: others take its shards after the lease and send
     /// again what was on its way.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) -> RelaySummary {
-        let (stop, mut stopped) = watch::channel(false);
-        let keeper = Arc::clone(&self.keeper);
-        // A task of its own, so that a sender that blocks its thread does not keep the leases from being renewed.
-        let keeping = AbortOnDrop(tokio::spawn(async move {
-            // An error says that this run was dropped, which aborts the task, too.
-            keeper.run(async move { drop(stopped.wait_for(|stopped| *stopped).await) }).await
-        }));
-        let mut shutdown = std::pin::pin!(shutdown);
-        let told = async {
-            shutdown.as_mut().await;
-            stop.send_replace(true);
+        let work = |stopped| {
+            let engine = Engine::new(&self.shared, &self.settings, self.keeper.leases());
+            engine.run(Until::Stopped, Some(self.poller()), told(stopped), self.drain)
         };
-        let engine = Engine::new(&self.shared, &self.settings, self.keeper.leases());
-        let mut summary = engine.run(Until::Stopped, Some(self.poller()), told, self.drain).await;
-        summary.kept_shards = keeping.join().await;
+        let (mut summary, kept_shards) = leased(&self.keeper, shutdown, work).await;
+        summary.kept_shards = kept_shards;
         summary
     }
 
@@ -214,33 +154,38 @@ where
     }
 }
 
+/// The messages of an outbox as a stream.
+struct Rows<S>(S);
+
+impl<S: OutboxStore> StreamStore for Rows<S> {
+    fn page(&self, from: &[ReadFrom], limit: u32) -> impl Future<Output = Result<Page, StoreError>> + Send {
+        self.0.page(from, limit)
+    }
+
+    fn settle(&self, settlement: &Settlement) -> impl Future<Output = Result<Settled, StoreError>> + Send {
+        self.0.settle(settlement)
+    }
+
+    fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send {
+        self.0.suspect(leases, rows, suspicion)
+    }
+
+    fn depth(&self) -> impl Future<Output = Result<Depth, StoreError>> + Send {
+        self.0.depth()
+    }
+}
+
 impl<S: OutboxStore, H> fmt::Debug for Relay<S, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Relay")
             .field("name", &self.shared.name)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
-    }
-}
-
-/// A task that ends with whoever waits for it.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T: Default> AbortOnDrop<T> {
-    async fn join(mut self) -> T {
-        match (&mut self.0).await {
-            Ok(value) => value,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => T::default(),
-            },
-        }
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -373,6 +318,7 @@ where
             batch_size: self.batch_size,
             concurrency: self.concurrency,
             counts: self.recorder.is_some(),
+            ordered: true,
         };
         Ok(Relay {
             keeper: Arc::new(keeper.build()?),
@@ -381,9 +327,11 @@ where
             poll: self.poll,
             drain: self.drain,
             shared: Arc::new(Shared {
+                labels: vec![self.name.clone()],
                 name: self.name,
-                store: self.store,
-                sender: self.sender,
+                metrics: &STREAM,
+                store: Rows(self.store),
+                handler: Sender(self.sender),
                 clock: self.clock,
                 retry: self.retry,
                 rng: Mutex::new(self.rng),

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod error;
+mod error_text;
 #[cfg(feature = "leases")]
 mod fence;
 mod ident;
@@ -24,11 +25,12 @@ mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(feature = "leases")]
-mod stream;
+pub mod stream;
 #[cfg(feature = "leases")]
 mod wake;
 
 pub use error::{DriverError, SchemaError, StoreError, error_chain};
+pub use error_text::error_text;
 #[cfg(feature = "leases")]
 pub use fence::{FENCE, SHARD_OF};
 pub use ident::{Ident, InvalidIdent, MAX_IDENT_BYTES, MAX_PREFIX_BYTES, Names};

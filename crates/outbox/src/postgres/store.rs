@@ -8,10 +8,10 @@ use sqlx::{PgConnection, Postgres, Row};
 use super::queries;
 use super::row::{RawMessage, attempts, duration, micros, row_id, stored_attempts};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
-use crate::error_text::error_text;
 use crate::store::{
     Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable,
 };
+use relaykit_sql_store::error_text;
 
 /// An outbox's messages in Postgres, for the relay and for operators. Cheap to clone.
 ///

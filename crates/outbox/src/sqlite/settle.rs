@@ -5,8 +5,8 @@ use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult, para
 use relaykit_sql_store::{Lease, Names, Shard, Sql};
 
 use super::add::after;
-use crate::error_text::error_text;
 use crate::store::{RowId, Settled, Settlement, Suspicion};
+use relaykit_sql_store::error_text;
 
 const FENCE: &str = "select exists (select 1 from {shards} where shard = ?1 and token = ?2)";
 

@@ -1,14 +1,14 @@
 use std::time::Duration;
 
 use relaykit_pipeline_traits::MessageId;
-use relaykit_sql_store::Shard;
 
-use crate::dead::DeadReason;
+use super::dead::DeadReason;
+use crate::Shard;
 
-/// What a relay tells, after the store has it.
+/// What a relay or a worker tells, after the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RelayEvent {
+pub enum StreamEvent {
     /// A message failed and waits for its next attempt.
     Retried {
         /// The message.

@@ -4,41 +4,60 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{
-    BatchContext, BatchHandler, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
-};
-use relaykit_sql_store::judge::{Called, Cause, Fate, Word, call, discard, fate, panic_text, words};
-use relaykit_sql_store::{Lease, Permit, Shard, StoreError, error_chain};
-
 use super::careful::Careful;
-use super::event::RelayEvent;
+use super::dead::DeadReason;
+use super::event::StreamEvent;
+use super::handler::{Lent, StreamHandler};
 use super::lanes::{End, Loaded};
-use crate::dead::DeadReason;
-use crate::metrics;
-use crate::store::{Dying, OutboxStore, RowId, Settled, Settlement, Suspicion, Waiting};
+use super::metrics::StreamMetrics;
+use super::row::{Dying, RowId, Settled, Settlement, Suspicion, Waiting};
+use super::store::StreamStore;
+use crate::judge::{Called, Cause, Fate, Word, call, fate, panic_text, words};
+use crate::{Lease, Permit, Shard, StoreError, error_chain};
+use relaykit_pipeline_traits::{
+    BatchContext, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
+};
+
+/// The most labels that a metric of a stream has.
+const MAX_LABELS: usize = 4;
 
 /// The wait before a settlement is tried again, at first and at last.
 const SETTLE_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// What the batches of a relay share.
-pub(crate) struct Shared<S, H> {
-    pub(crate) name: String,
-    pub(crate) store: S,
-    pub(crate) sender: H,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) retry: Arc<dyn RetryPolicy>,
-    pub(crate) rng: Mutex<Rng>,
-    pub(crate) recorder: Arc<dyn Recorder>,
-    pub(crate) careful: Mutex<Careful>,
-    pub(crate) observer: Option<Observer>,
-    /// Whether that was said, once.
-    pub(crate) observer_panicked: AtomicBool,
-    pub(crate) send_timeout: Duration,
-    /// What remains of a lease when its last send must have ended, to settle.
-    pub(crate) settle_reserve: Duration,
+/// A stream, and what its batches share.
+pub struct Shared<S, H> {
+    /// Its name in logs.
+    pub name: String,
+    /// Its labels, of every metric.
+    pub labels: Vec<String>,
+    /// Its metrics.
+    pub metrics: &'static StreamMetrics,
+    /// Where its messages are.
+    pub store: S,
+    /// To whom they are lent.
+    pub handler: H,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// When a failed message is lent again.
+    pub retry: Arc<dyn RetryPolicy>,
+    /// Where jitter comes from.
+    pub rng: Mutex<Rng>,
+    /// Where its numbers go.
+    pub recorder: Arc<dyn Recorder>,
+    /// For which shards is noted what is lent.
+    pub careful: Mutex<Careful>,
+    /// Who is told what happens.
+    pub observer: Option<Observer>,
+    /// Whether that panicked, which is said once.
+    pub observer_panicked: AtomicBool,
+    /// How long a call of the handler may take.
+    pub send_timeout: Duration,
+    /// What remains of a lease when its last call must have ended, to settle.
+    pub settle_reserve: Duration,
 }
 
-pub(crate) type Observer = Arc<dyn Fn(&RelayEvent) + Send + Sync>;
+/// Who is told what happens.
+pub type Observer = Arc<dyn Fn(&StreamEvent) + Send + Sync>;
 
 /// What became of a batch.
 pub(crate) struct Ended {
@@ -72,16 +91,28 @@ struct Part {
 
 impl<S, H> Shared<S, H> {
     /// Tells the observer. Its panic is its own: what it was told is in the store already.
-    pub(crate) fn tell(&self, event: &RelayEvent) {
+    pub(crate) fn tell(&self, event: &StreamEvent) {
         let Some(observer) = &self.observer else { return };
         let Err(panic) = catch_unwind(AssertUnwindSafe(|| observer(event))) else { return };
         if !self.observer_panicked.swap(true, Ordering::Relaxed) {
             let panic = panic_text(&*panic);
-            tracing::error!(outbox = self.name, panic, "the observer of events panicked");
+            tracing::error!(stream = self.name, panic, "the observer of events panicked");
         }
     }
 
-    pub(crate) fn careful(&self) -> MutexGuard<'_, Careful> {
+    /// Records something, with the labels of the stream and, behind them, one of the metric's own.
+    pub(super) fn record(
+        &self,
+        own: Option<&str>,
+        record: impl FnOnce(&dyn Recorder, &StreamMetrics, &[&str]),
+    ) {
+        let mut labels = [""; MAX_LABELS];
+        let given = self.labels.iter().map(String::as_str).chain(own);
+        let count = labels.iter_mut().zip(given).map(|(place, label)| *place = label).count();
+        record(&*self.recorder, self.metrics, &labels[..count]);
+    }
+
+    pub(super) fn careful(&self) -> MutexGuard<'_, Careful> {
         self.careful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,9 +129,8 @@ pub(crate) async fn send<S, H>(
     note: Note,
 ) -> Ended
 where
-    S: OutboxStore,
-    H: BatchHandler<Message>,
-    H::Error: std::fmt::Display,
+    S: StreamStore,
+    H: StreamHandler,
 {
     let mut batch =
         Batch { shared: &shared, permits: &permits, fates: Vec::new(), back: Vec::new(), refused: None };
@@ -143,9 +173,8 @@ struct Batch<'a, S, H> {
 
 impl<S, H> Batch<'_, S, H>
 where
-    S: OutboxStore,
-    H: BatchHandler<Message>,
-    H::Error: std::fmt::Display,
+    S: StreamStore,
+    H: StreamHandler,
 {
     /// Notes that these rows are about to be sent. Returns `false` if it could not, or a lease is another's.
     async fn note(&self, rows: &[RowId], suspicion: Suspicion) -> bool {
@@ -166,7 +195,7 @@ where
         let leases = self.leases_of(&rows);
         if let Err(error) = self.shared.store.suspect(&leases, &rows, before).await {
             let error = error_chain(&error);
-            tracing::warn!(outbox = self.shared.name, error, "could not take back what was noted");
+            tracing::warn!(stream = self.shared.name, error, "could not take back what was noted");
         }
     }
 
@@ -197,6 +226,14 @@ where
         }
     }
 
+    /// Returns where the messages of a part are, and under which leases.
+    fn lent(&self, part: &Part) -> Vec<(RowId, Lease)> {
+        let permits = self.permits.iter().map(|permit| (permit.shard(), permit.token()));
+        let tokens: BTreeMap<Shard, i64> = permits.collect();
+        let lease = |shard| Lease { shard, token: tokens.get(&shard).copied().unwrap_or_default() };
+        part.rows.iter().map(|loaded| (loaded.row, lease(loaded.row.shard))).collect()
+    }
+
     /// Returns how long a send may still take.
     fn time_left(&self) -> Duration {
         let shortest = self.permits.iter().map(Permit::remaining).min().unwrap_or_default();
@@ -208,19 +245,24 @@ where
         let begun = shared.clock.monotonic();
         let attempt = part.rows.iter().map(|row| row.attempts.next()).max().unwrap_or(1);
         let context = BatchContext::new(attempt).with_deadline(begun + limit);
-        let handle = async || discard(shared.sender.handle(&part.messages, &context).await);
+        let rows = self.lent(part);
+        let lent = Lent { messages: &part.messages, rows: &rows };
+        let handle = async || shared.handler.handle(&lent, &context).await;
         let called = call(handle, limit, &*shared.clock, std::future::pending()).await;
         // Nothing interrupts it.
         let called = called.unwrap_or(Called::TimedOut(limit));
         let took = shared.clock.monotonic().since(begun).as_secs_f64();
-        shared.recorder.observe(&metrics::SEND, &[&shared.name], took);
+        shared.record(None, |recorder, metrics, labels| recorder.observe(metrics.send, labels, took));
         let window = match &called {
             Called::TimedOut(_) => Some("timeout"),
             Called::Panicked(_) => Some("panic"),
             Called::Outcome(_) => None,
         };
         if let Some(window) = window {
-            shared.recorder.add(&metrics::REDELIVERED, &[&shared.name, window], part.rows.len() as u64);
+            let rows = part.rows.len() as u64;
+            shared.record(Some(window), |recorder, metrics, labels| {
+                recorder.add(metrics.redelivered, labels, rows);
+            });
         }
         called
     }
@@ -290,9 +332,11 @@ where
             ended.rows.push((row, key, token(row), end));
         }
         if ended.lost > 0 {
-            shared.recorder.add(&metrics::LEASE_LOST, &[&shared.name], ended.lost);
+            shared.record(None, |recorder, metrics, labels| {
+                recorder.add(metrics.lease_lost, labels, ended.lost);
+            });
             let messages = usize::try_from(ended.lost).unwrap_or(usize::MAX);
-            shared.tell(&RelayEvent::LeaseLost { shards: lost_shards, messages });
+            shared.tell(&StreamEvent::LeaseLost { shards: lost_shards, messages });
         }
         for loaded in back {
             let (row, key) = (loaded.row, loaded.key.clone());
@@ -305,30 +349,33 @@ where
 impl Ended {
     /// Counts and tells what the store has now.
     fn count<S, H>(&mut self, shared: &Shared<S, H>, loaded: &Loaded, fate: Fate) -> End {
-        let name = shared.name.as_str();
         let id = loaded.content.as_ref().ok().map(Message::id);
         let attempts = loaded.attempts.spent();
         match fate {
             Fate::Done => {
                 self.sent += 1;
                 let lag = loaded.age + shared.clock.monotonic().since(loaded.read_at);
-                shared.recorder.add(&metrics::SENT, &[name], 1);
-                shared.recorder.observe(&metrics::LAG, &[name], lag.as_secs_f64());
+                shared.record(None, |recorder, metrics, labels| {
+                    recorder.add(metrics.sent, labels, 1);
+                    recorder.observe(metrics.lag, labels, lag.as_secs_f64());
+                });
                 End::Gone
             }
             Fate::Dead { cause, error } => {
                 self.dead += 1;
                 let reason = reason(loaded, cause);
-                shared.recorder.add(&metrics::DEAD, &[name, reason.as_str()], 1);
-                shared.tell(&RelayEvent::Dead { id, reason, attempts, error });
+                shared.record(Some(reason.as_str()), |recorder, metrics, labels| {
+                    recorder.add(metrics.dead, labels, 1);
+                });
+                shared.tell(&StreamEvent::Dead { id, reason, attempts, error });
                 End::Gone
             }
             Fate::Again { wait, error, .. } => {
                 self.retried += 1;
                 self.due = Some(self.due.map_or(wait, |due| due.min(wait)));
-                shared.recorder.add(&metrics::RETRIED, &[name], 1);
+                shared.record(None, |recorder, metrics, labels| recorder.add(metrics.retried, labels, 1));
                 if let Some(id) = id {
-                    shared.tell(&RelayEvent::Retried { id, attempts, wait, error });
+                    shared.tell(&StreamEvent::Retried { id, attempts, wait, error });
                 }
                 End::Waits
             }
@@ -399,7 +446,7 @@ fn reason(loaded: &Loaded, cause: Cause) -> DeadReason {
 }
 
 /// Writes a settlement, again and again while its leases hold. Returns the stale shards, or `None` if nobody knows what was written.
-async fn write<S: OutboxStore, H>(
+async fn write<S: StreamStore, H>(
     shared: &Shared<S, H>,
     settlement: &Settlement,
     permits: &[Permit],
@@ -409,7 +456,7 @@ async fn write<S: OutboxStore, H>(
         insist(shared, permits, "could not write what became of a batch", || shared.store.settle(settlement));
     let settled = settled.await?;
     let took = shared.clock.monotonic().since(begun).as_secs_f64();
-    shared.recorder.observe(&metrics::SETTLE, &[&shared.name], took);
+    shared.record(None, |recorder, metrics, labels| recorder.observe(metrics.settle, labels, took));
     Some(settled.stale)
 }
 
@@ -429,8 +476,8 @@ where
             Ok(settled) => return Some(settled),
             Err(error) => error_chain(&error),
         };
-        tracing::warn!(outbox = shared.name, error, "{failed}");
-        shared.tell(&RelayEvent::StoreFailed { error });
+        tracing::warn!(stream = shared.name, error, "{failed}");
+        shared.tell(&StreamEvent::StoreFailed { error });
         let left = permits.iter().map(Permit::remaining).max().unwrap_or_default();
         if left <= wait {
             return None;

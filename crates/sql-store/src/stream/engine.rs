@@ -5,16 +5,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Attempts, BatchHandler, Failure, Message, Monotonic, RetryDecision};
-use relaykit_sql_store::{Lease, Leases, Permit, Poller, Shard, StoreError, Woken, error_chain};
+use relaykit_pipeline_traits::{Attempts, Failure, Metric, Monotonic, RetryDecision};
 use tokio::task::JoinSet;
 
-use super::event::RelayEvent;
+use super::event::StreamEvent;
+use super::handler::StreamHandler;
 use super::lanes::{End, Lanes, Loaded};
+use super::metrics::StreamMetrics;
+use super::row::{Depth, Page, Suspicion};
 use super::send::{Ended, Note, Shared, send};
-use super::{RelaySummary, Settings};
-use crate::metrics;
-use crate::store::{Depth, OutboxStore, Page, Suspicion};
+use super::settings::Settings;
+use super::store::StreamStore;
+use super::summary::StreamSummary;
+use crate::{Lease, Leases, Permit, Poller, Shard, StoreError, Woken, error_chain};
 
 /// The least time between two ways back over what was read, and how many times longer than a page they are apart.
 const BACK_WAIT: (Duration, u32) = (Duration::from_millis(20), 20);
@@ -37,7 +40,7 @@ type Polled = Pin<Box<dyn Future<Output = (Poller, Woken)> + Send>>;
 type Count = Pin<Box<dyn Future<Output = Result<Depth, StoreError>> + Send>>;
 
 /// One run of a relay: reads, sends, settles.
-pub(super) struct Engine<'a, S, H> {
+pub struct Engine<'a, S, H> {
     shared: &'a Arc<Shared<S, H>>,
     settings: &'a Settings,
     leases: Leases,
@@ -54,7 +57,7 @@ pub(super) struct Engine<'a, S, H> {
     hurries: bool,
     /// Whether there were rows since the last poll.
     found: bool,
-    summary: RelaySummary,
+    summary: StreamSummary,
     /// Consecutive refusals of the other side, and until when nothing is sent.
     refusals: Attempts,
     paused_until: Option<Monotonic>,
@@ -73,7 +76,7 @@ pub(super) struct Engine<'a, S, H> {
 
 /// When a run ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
+pub enum Until {
     /// When it is told to.
     Stopped,
     /// When there is nothing to do now.
@@ -82,17 +85,17 @@ pub(super) enum Until {
 
 impl<'a, S, H> Engine<'a, S, H>
 where
-    S: OutboxStore,
-    H: BatchHandler<Message> + 'static,
-    H::Error: std::fmt::Display,
+    S: StreamStore,
+    H: StreamHandler,
 {
-    pub(super) fn new(shared: &'a Arc<Shared<S, H>>, settings: &'a Settings, leases: Leases) -> Self {
+    /// Begins a run under these leases.
+    pub fn new(shared: &'a Arc<Shared<S, H>>, settings: &'a Settings, leases: Leases) -> Self {
         let now = shared.clock.monotonic();
         Self {
             shared,
             settings,
             leases,
-            lanes: Lanes::new(settings.room()),
+            lanes: Lanes::new(settings.room(), settings.ordered),
             batches: JoinSet::new(),
             alone_since: None,
             suspect_from: now,
@@ -101,7 +104,7 @@ where
             poll: None,
             hurries: false,
             found: false,
-            summary: RelaySummary::default(),
+            summary: StreamSummary::default(),
             refusals: Attempts::default(),
             paused_until: None,
             store_until: now,
@@ -117,13 +120,13 @@ where
 
     /// Works until `shutdown` ends, or until there is nothing to do. Then it starts nothing more and waits for what is on its
     /// way, as long as `drain` at most.
-    pub(super) async fn run(
+    pub async fn run(
         mut self,
         until: Until,
         poller: Option<Poller>,
         shutdown: impl Future<Output = ()>,
         drain: Duration,
-    ) -> RelaySummary {
+    ) -> StreamSummary {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut changes = self.leases.changes();
         self.poll = poller.map(wait);
@@ -149,13 +152,17 @@ where
         self.summary
     }
 
+    fn set(&self, metric: impl FnOnce(&StreamMetrics) -> &'static Metric, value: f64) {
+        self.shared.record(None, |recorder, metrics, labels| recorder.set(metric(metrics), labels, value));
+    }
+
     /// Starts what can be started.
     fn step(&mut self) {
         let now = self.shared.clock.monotonic();
         self.hold();
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
-            self.shared.recorder.set(&metrics::PAUSED, &[&self.shared.name], 0.0);
+            self.set(|metrics| metrics.paused, 0.0);
         }
         if self.paused_until.is_none() {
             self.start_batches(now);
@@ -190,8 +197,8 @@ where
         let mut careful = self.shared.careful();
         let inherited = careful.hold(&held, self.settings.room(), |lease| self.leases.is_inherited(lease));
         if inherited > 0 {
-            let outbox = &self.shared.name;
-            tracing::info!(outbox, shards = inherited, "took shards over that nobody gave back");
+            let stream = &self.shared.name;
+            tracing::info!(stream, shards = inherited, "took shards over that nobody gave back");
         }
         if careful.is_any() {
             self.lanes.read_through().for_each(|shard| careful.trust(shard));
@@ -226,8 +233,10 @@ where
         let mut permits = Permits::new(&self.leases, self.shared.settle_reserve);
         let Some(loaded) = self.lanes.take_suspect(|lease| permits.enter(lease)) else { return false };
         let note = Note { suspicion: Suspicion::Alone, rows: vec![loaded.row] };
-        tracing::info!(outbox = self.shared.name, row = %loaded.row.seq, "a suspect is sent alone");
-        self.shared.recorder.add(&metrics::REDELIVERED, &[&self.shared.name, "crash"], 1);
+        tracing::info!(stream = self.shared.name, row = %loaded.row.seq, "a suspect is sent alone");
+        self.shared.record(Some("crash"), |recorder, metrics, labels| {
+            recorder.add(metrics.redelivered, labels, 1);
+        });
         self.alone_since = Some(now);
         let permits = permits.into_vec();
         self.batches.spawn(send(Arc::clone(self.shared), vec![loaded], permits, note));
@@ -276,7 +285,7 @@ where
             let shared = Arc::clone(self.shared);
             self.depth = Some(Box::pin(async move { shared.store.depth().await }));
             let held = u32::try_from(self.lanes.shards()).unwrap_or(u32::MAX);
-            self.shared.recorder.set(&metrics::SHARDS, &[&self.shared.name], held.into());
+            self.set(|metrics| metrics.shards, held.into());
         }
     }
 
@@ -285,7 +294,9 @@ where
         let now = self.shared.clock.monotonic();
         match page {
             Ok(page) => {
-                self.shared.recorder.observe(&metrics::PAGE, &[&self.shared.name], took.as_secs_f64());
+                self.shared.record(None, |recorder, metrics, labels| {
+                    recorder.observe(metrics.page, labels, took.as_secs_f64());
+                });
                 self.store_wait = STORE_WAIT.0;
                 self.page_took = took;
                 self.next_due = page.next_due.map(|wait| now + wait);
@@ -302,8 +313,8 @@ where
 
     fn store_failed(&mut self, error: &StoreError, now: Monotonic) {
         let error = error_chain(error);
-        tracing::warn!(outbox = self.shared.name, error, "could not read messages");
-        self.shared.tell(&RelayEvent::StoreFailed { error });
+        tracing::warn!(stream = self.shared.name, error, "could not read messages");
+        self.shared.tell(&StreamEvent::StoreFailed { error });
         self.summary.store_failures += 1;
         // At least half, so that many relays do not come back at once.
         let part = {
@@ -319,11 +330,10 @@ where
         match depth {
             #[expect(clippy::cast_precision_loss, reason = "a gauge need not count 2^53 messages one by one")]
             Ok(depth) => {
-                let (name, recorder) = (self.shared.name.as_str(), &self.shared.recorder);
-                recorder.set(&metrics::PENDING, &[name], depth.pending as f64);
-                recorder.set(&metrics::DEAD_LETTERS, &[name], depth.dead as f64);
+                self.set(|metrics| metrics.pending, depth.pending as f64);
+                self.set(|metrics| metrics.dead_letters, depth.dead as f64);
                 let oldest = depth.oldest.unwrap_or_default().as_secs_f64();
-                recorder.set(&metrics::OLDEST, &[name], oldest);
+                self.set(|metrics| metrics.oldest, oldest);
             }
             Err(error) => self.store_failed(&error, self.shared.clock.monotonic()),
         }
@@ -390,8 +400,8 @@ where
         drop(rng);
         self.summary.pauses += 1;
         self.paused_until = Some(self.paused_until.unwrap_or(now).max(now + wait));
-        self.shared.recorder.set(&metrics::PAUSED, &[&self.shared.name], 1.0);
-        self.shared.tell(&RelayEvent::Paused { wait, error });
+        self.set(|metrics| metrics.paused, 1.0);
+        self.shared.tell(&StreamEvent::Paused { wait, error });
     }
 
     /// Returns how long nothing needs to be started.

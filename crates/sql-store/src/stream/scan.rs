@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use crate::store::Seq;
+use super::row::Seq;
 
 /// How many moments are remembered at which the end of a shard was reached.
 const CHECKPOINTS: usize = 8;

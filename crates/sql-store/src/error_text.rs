@@ -2,7 +2,8 @@
 const MAX_BYTES: usize = 4096;
 
 /// Makes an error a text that every database takes: without NUL, at most 4 KiB, cut between characters.
-pub(crate) fn error_text(error: &str) -> String {
+#[must_use]
+pub fn error_text(error: &str) -> String {
     let mut text = error.replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(MAX_BYTES));
     text

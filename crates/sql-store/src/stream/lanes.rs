@@ -1,11 +1,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
-use relaykit_sql_store::{Lease, Shard};
-
+use super::row::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
 use super::scan::Scan;
-use crate::store::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
+use crate::{Lease, Shard};
+use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
 
 /// A row in memory.
 #[derive(Debug)]
@@ -61,6 +60,8 @@ struct Lane {
 /// What the relay has in memory, and in which order it goes. Decides, and does nothing.
 #[derive(Debug)]
 pub(crate) struct Lanes {
+    /// Whether messages of one key come one after another.
+    ordered: bool,
     shards: BTreeMap<Shard, Held>,
     by_name: HashMap<Name, Lane>,
     /// The lanes whose first row can go, in line.
@@ -116,8 +117,9 @@ struct Meanwhile {
 const LANE_ROOM: usize = 256;
 
 impl Lanes {
-    pub(crate) fn new(room: usize) -> Self {
+    pub(crate) fn new(room: usize, ordered: bool) -> Self {
         Self {
+            ordered,
             shards: BTreeMap::new(),
             by_name: HashMap::new(),
             ready: VecDeque::new(),
@@ -194,7 +196,8 @@ impl Lanes {
         let Page { rows, unreadable, due, mark, settled, .. } = page;
         let mut by_shard: BTreeMap<Shard, BTreeMap<Seq, Loaded>> = BTreeMap::new();
         let readable = rows.into_iter().map(|stored| Loaded::read(stored, now));
-        for loaded in readable.chain(unreadable.into_iter().map(|bad| Loaded::unreadable(bad, now))) {
+        for mut loaded in readable.chain(unreadable.into_iter().map(|bad| Loaded::unreadable(bad, now))) {
+            loaded.key = loaded.key.filter(|_| self.ordered);
             by_shard.entry(loaded.row.shard).or_default().insert(loaded.row.seq, loaded);
         }
         for (shard, era, from) in &meanwhile.asked {

@@ -49,7 +49,7 @@ fn take(lanes: &mut Lanes) -> Vec<i64> {
 }
 
 fn lanes() -> Lanes {
-    let mut lanes = Lanes::new(1_000);
+    let mut lanes = Lanes::new(1_000, true);
     lanes.hold(&[LEASE]);
     lanes
 }
@@ -128,7 +128,7 @@ fn a_row_of_a_lower_place_goes_first_also_if_there_is_no_room() {
 
 #[test]
 fn what_does_not_fit_is_read_again() {
-    let mut lanes = Lanes::new(2);
+    let mut lanes = Lanes::new(2, true);
     lanes.hold(&[LEASE]);
     load(&mut lanes, [1, 2, 3]);
     assert_eq!(take(&mut lanes), [1]);

@@ -1,20 +1,20 @@
 use std::collections::BTreeMap;
 
-use relaykit_sql_store::{Lease, Shard};
+use crate::{Lease, Shard};
 
 /// For which shards is noted what is sent, before it is: those whose last owner may have died while it sent something.
 ///
 /// What it had on its way is among the first that the new owner sends, so that many are noted, or all until the shard was read to
 /// its end. If the process dies again, the notes tell which messages may be to blame.
 #[derive(Debug, Default)]
-pub(crate) struct Careful {
+pub struct Careful {
     /// Under which token each shard is held, and how many of its messages are to be noted yet.
     shards: BTreeMap<Shard, (i64, usize)>,
 }
 
 impl Careful {
     /// Takes over which leases are held. Returns how many of the shards are new and were inherited.
-    pub(crate) fn hold(
+    pub(super) fn hold(
         &mut self,
         leases: &[Lease],
         messages: usize,
@@ -32,24 +32,24 @@ impl Careful {
     }
 
     /// Returns whether what is sent of a shard is noted.
-    pub(crate) fn notes(&self, shard: Shard) -> bool {
+    pub(super) fn notes(&self, shard: Shard) -> bool {
         self.shards.get(&shard).is_some_and(|(_, left)| *left > 0)
     }
 
     /// Returns whether anything is noted.
-    pub(crate) fn is_any(&self) -> bool {
+    pub(super) fn is_any(&self) -> bool {
         self.shards.values().any(|(_, left)| *left > 0)
     }
 
     /// Counts a message of which is written what became of it.
-    pub(crate) fn settled(&mut self, shard: Shard, under: i64) {
+    pub(super) fn settled(&mut self, shard: Shard, under: i64) {
         if let Some((_, left)) = self.shards.get_mut(&shard).filter(|(token, _)| *token == under) {
             *left = left.saturating_sub(1);
         }
     }
 
     /// Notes no more of a shard of which nothing can be left that was on its way before.
-    pub(crate) fn trust(&mut self, shard: Shard) {
+    pub(super) fn trust(&mut self, shard: Shard) {
         if let Some((_, left)) = self.shards.get_mut(&shard) {
             *left = 0;
         }

@@ -43,7 +43,7 @@ struct World {
 impl World {
     fn new(rng: &mut Rng) -> Self {
         let room = 2 + usize::try_from(rng.below(20)).unwrap();
-        let lanes = Lanes::new(room);
+        let lanes = Lanes::new(room, true);
         let (sent, settled, taken) = (Vec::new(), Vec::new(), Vec::new());
         let rows = BTreeMap::new();
         Self { lanes, token: 7, held: true, now: 1, rows, next: 1, page: None, sent, settled, taken }
