@@ -123,7 +123,9 @@ impl<S: InboxStore> Registration<S> {
     /// Begins with a transactional handler: it gets the open transaction, in which what it writes and the end of the message are
     /// committed together. So its writes there take effect exactly once, however often it is called.
     pub fn transactional(key: HandlerKey, handler: impl Into<S::Transactional>) -> Self {
-        Self::with(key, How::Transactional(handler.into()))
+        let registration = Self::with(key, How::Transactional(handler.into()));
+        // Each takes a connection.
+        registration.concurrency(4)
     }
 
     fn with(key: HandlerKey, how: How<S>) -> Self {
@@ -151,7 +153,10 @@ impl<S: InboxStore> Registration<S> {
         self
     }
 
-    /// Sets how many messages it handles at a time. Default: 16. From 1 to 1000.
+    /// Sets how many messages it handles at a time. Default: 16; of a transactional handler 4, since each takes a connection. From 1
+    /// to 1000.
+    ///
+    /// They are lent in up to four parts, and a part is settled when the last of it has ended.
     pub const fn concurrency(mut self, messages: usize) -> Self {
         self.concurrency = messages;
         self

@@ -27,7 +27,8 @@ impl HmacSha256 {
         if secret.is_empty() {
             return Err(InvalidSetting::new("secret", "", "1 byte or more"));
         }
-        let key = Hmac::new_from_slice(secret).map_err(|_| InvalidSetting::new("secret", "…", "any bytes"))?;
+        let key =
+            Hmac::new_from_slice(secret).map_err(|_| InvalidSetting::new("secret", "…", "any bytes"))?;
         Ok(Self { key, header, prefix })
     }
 
@@ -57,7 +58,11 @@ impl Verify for HmacSha256 {
 /// Reads hexadecimal digits.
 fn bytes(digits: &str) -> Option<Vec<u8>> {
     let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok()).collect()
+    pairs
+        .map(|pair| {
+            u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok()
+        })
+        .collect()
 }
 
 impl fmt::Debug for HmacSha256 {

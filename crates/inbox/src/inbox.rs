@@ -144,6 +144,9 @@ impl<S: InboxStore> Inbox<S> {
 
 impl<S> fmt::Debug for Inbox<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbox").field("name", &self.name).field("routes", &self.routes).finish_non_exhaustive()
+        f.debug_struct("Inbox")
+            .field("name", &self.name)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
     }
 }

@@ -296,12 +296,7 @@ impl InboxStore for MemoryInbox {
             .collect())
     }
 
-    async fn page(
-        &self,
-        handler: &HandlerKey,
-        from: &[ReadFrom],
-        limit: u32,
-    ) -> Result<Page, StoreError> {
+    async fn page(&self, handler: &HandlerKey, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
         let now = self.inner.clock.now();
         let state = self.lock();
         let mut page = Page::default();
@@ -356,8 +351,7 @@ impl InboxStore for MemoryInbox {
                 let Some(mut share) = state.deliveries.remove(&dying.row.seq) else { continue };
                 share.attempts = dying.attempts;
                 share.first_failed_at = share.first_failed_at.or(Some(now));
-                let dead =
-                    Dead { share, reason: dying.reason, error: dying.error.clone(), died_at: now };
+                let dead = Dead { share, reason: dying.reason, error: dying.error.clone(), died_at: now };
                 state.dead.insert(dying.row.seq, dead);
                 written += 1;
             }
@@ -444,8 +438,7 @@ impl InboxStore for MemoryInbox {
         check_limit("list unrouted messages", limit)?;
         let now = self.inner.clock.now();
         let state = self.lock();
-        let unrouted =
-            state.messages.iter().filter(|(seq, row)| **seq > after && row.handlers.is_empty());
+        let unrouted = state.messages.iter().filter(|(seq, row)| **seq > after && row.handlers.is_empty());
         Ok(unrouted
             .take(limit as usize)
             .map(|(seq, row)| {
@@ -477,8 +470,7 @@ impl InboxStore for MemoryInbox {
         let letters = state.meant(handler, filter, limit);
         for letter in &letters {
             if let Some(dead) = state.dead.remove(&letter.seq) {
-                let share =
-                    Share { retry_at: Some(now), attempts: 0, first_failed_at: None, ..dead.share };
+                let share = Share { retry_at: Some(now), attempts: 0, first_failed_at: None, ..dead.share };
                 state.deliveries.insert(letter.seq, share);
             }
         }
@@ -503,9 +495,8 @@ impl InboxStore for MemoryInbox {
     async fn erase(&self, retention: &Retention, limit: u32) -> Result<Erased, StoreError> {
         check_limit("erase what is past its time", limit)?;
         let now = self.inner.clock.now();
-        let past = |window: Option<Duration>, at: Timestamp| {
-            window.is_some_and(|window| now.since(at) > window)
-        };
+        let past =
+            |window: Option<Duration>, at: Timestamp| window.is_some_and(|window| now.since(at) > window);
         let mut state = self.lock();
         let mut erased = Erased::default();
         let dead = state.dead.iter().filter(|(_, dead)| past(retention.dead, dead.died_at));
@@ -516,9 +507,8 @@ impl InboxStore for MemoryInbox {
         }
         let finished = |state: &State, window, erased: bool| -> Vec<Seq> {
             let rows = state.messages.iter().filter(|(_, row)| row.message.is_none() == erased);
-            let old = rows.filter(|(seq, row)| {
-                past(window, row.received_at) && state.is_finished(**seq, row)
-            });
+            let old =
+                rows.filter(|(seq, row)| past(window, row.received_at) && state.is_finished(**seq, row));
             old.map(|(seq, _)| *seq).take(limit as usize).collect()
         };
         let ids = finished(&state, retention.ids, true);

@@ -1,7 +1,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use relaykit_pipeline_traits::InvalidSetting;
+use relaykit_pipeline_traits::uuid::Builder;
+use relaykit_pipeline_traits::{InvalidSetting, MessageId};
+use sha2::{Digest as _, Sha256};
 
 /// The longest scope or handler's key, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
@@ -25,6 +27,26 @@ impl Scope {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Makes the id of a message from what its sender calls it: a UUID stays as it is, any other text becomes one of its own (version 8,
+    /// from the text's SHA-256), always the same for the same text.
+    ///
+    /// ```
+    /// # use relaykit_inbox::Scope;
+    /// let scope = Scope::new("shop")?;
+    /// assert_eq!(scope.message_id("order 7"), scope.message_id("order 7"));
+    /// assert_ne!(scope.message_id("order 7"), scope.message_id("order 8"));
+    /// # Ok::<(), relaykit_pipeline_traits::InvalidSetting>(())
+    /// ```
+    #[must_use]
+    pub fn message_id(&self, text: &str) -> MessageId {
+        text.parse().unwrap_or_else(|_| {
+            let hash = Sha256::digest(text);
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&hash[..16]);
+            MessageId::from_uuid(Builder::from_custom_bytes(bytes).into_uuid())
+        })
     }
 }
 
