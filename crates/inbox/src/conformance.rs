@@ -6,11 +6,13 @@
 #![expect(clippy::missing_panics_doc, reason = "a case panics if its promise is broken")]
 
 mod cases;
+mod crashes;
 mod harness;
 mod storm;
 mod test_handler;
 
 pub use cases::*;
+pub use crashes::*;
 pub use harness::{Bench, Harness};
 pub use storm::*;
 pub use test_handler::{Call, Script, TestError, TestHandler};
@@ -42,6 +44,8 @@ macro_rules! inbox_conformance {
             what_a_killed_worker_had_is_handled_after_its_lease
             what_a_stopped_worker_had_is_handled_at_once
             what_is_settled_under_a_stale_lease_settles_nothing
+            a_message_that_kills_its_worker_is_a_dead_letter_in_the_end
+            what_is_noted_under_a_stale_lease_is_not_noted
             a_transactional_handler_takes_effect_once
             what_a_transactional_handler_wrote_is_gone_unless_it_is_done
             what_a_transactional_handler_wrote_under_a_stale_lease_is_gone

@@ -7,7 +7,7 @@ use relaykit_pipeline_traits::{
 };
 use relaykit_sql_store::judge::{Called, call};
 use relaykit_sql_store::stream::{
-    Depth, Lent, Page, ReadFrom, RowId, Settled, Settlement, StreamHandler, StreamStore,
+    Depth, Lent, Page, ReadFrom, RowId, Settled, Settlement, StreamHandler, StreamStore, Suspicion,
 };
 use relaykit_sql_store::{Lease, StoreError, error_chain};
 
@@ -28,6 +28,15 @@ impl<S: InboxStore> StreamStore for Deliveries<S> {
 
     fn settle(&self, settlement: &Settlement) -> impl Future<Output = Result<Settled, StoreError>> + Send {
         self.store.settle(settlement)
+    }
+
+    fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send {
+        self.store.suspect(leases, rows, suspicion)
     }
 
     fn depth(&self) -> impl Future<Output = Result<Depth, StoreError>> + Send {

@@ -9,8 +9,8 @@ use relaykit_pipeline_traits::{
 };
 use relaykit_sql_store::judge::{Called, panic_text};
 use relaykit_sql_store::{
-    DeadFilter, DeadReason, Depth, Limits, MemoryLeaseStore, Page, ReadFrom, RowId, Seq, Settled, Settlement,
-    Shard, Shards, StoreError, Stored, Waiting, check_limit,
+    DeadFilter, DeadReason, Depth, Lease, Limits, MemoryLeaseStore, Page, ReadFrom, RowId, Seq, Settled,
+    Settlement, Shard, Shards, StoreError, Stored, Suspicion, Waiting, check_limit,
 };
 
 use crate::content::{digest_of, shard_of};
@@ -72,6 +72,7 @@ struct Share {
     retry_at: Option<Timestamp>,
     attempts: u32,
     first_failed_at: Option<Timestamp>,
+    suspicion: Suspicion,
 }
 
 #[derive(Debug)]
@@ -209,6 +210,7 @@ impl State {
             retry_at: None,
             attempts: 0,
             first_failed_at: None,
+            suspicion: Suspicion::Clear,
         };
         self.deliveries.insert(Seq(self.last_delivery), share);
         true
@@ -228,6 +230,7 @@ impl State {
         share.attempts = waiting.attempts;
         share.retry_at = Some(now + waiting.wait);
         share.first_failed_at = share.first_failed_at.filter(|_| !waiting.fresh).or(Some(now));
+        share.suspicion = if waiting.suspect { Suspicion::Company } else { Suspicion::Clear };
         true
     }
 
@@ -320,6 +323,7 @@ impl InboxStore for MemoryInbox {
                     age: now.since(row.received_at),
                     failing_for: share.first_failed_at.map(|first| now.since(first)),
                     waited: share.retry_at.is_some(),
+                    suspicion: share.suspicion,
                 });
             }
             let due = own().find(|(seq, share)| {
@@ -331,6 +335,25 @@ impl InboxStore for MemoryInbox {
             page.next_due = [page.next_due, next.map(|at| at.since(now))].into_iter().flatten().min();
         }
         Ok(page)
+    }
+
+    async fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> Result<Settled, StoreError> {
+        Ok(self.inner.leases.fenced(leases, |stale| {
+            let mut state = self.lock();
+            let mut written = 0;
+            for row in rows.iter().filter(|row| !stale.contains(&row.shard)) {
+                if let Some(share) = state.deliveries.get_mut(&row.seq) {
+                    share.suspicion = suspicion;
+                    written += 1;
+                }
+            }
+            Settled { stale: stale.to_vec(), written }
+        }))
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
@@ -470,7 +493,13 @@ impl InboxStore for MemoryInbox {
         let letters = state.meant(handler, filter, limit);
         for letter in &letters {
             if let Some(dead) = state.dead.remove(&letter.seq) {
-                let share = Share { retry_at: Some(now), attempts: 0, first_failed_at: None, ..dead.share };
+                let share = Share {
+                    retry_at: Some(now),
+                    attempts: 0,
+                    first_failed_at: None,
+                    suspicion: Suspicion::Clear,
+                    ..dead.share
+                };
                 state.deliveries.insert(letter.seq, share);
             }
         }

@@ -4,6 +4,7 @@ use relaykit_pipeline_traits::{BatchContext, Message, MessageId};
 use relaykit_sql_store::judge::Called;
 use relaykit_sql_store::{
     DeadFilter, Depth, Lease, LeaseStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, StoreError,
+    Suspicion,
 };
 
 use crate::dead::DeadLetter;
@@ -100,6 +101,17 @@ pub trait InboxStore: Clone + Send + Sync + 'static {
         from: &[ReadFrom],
         limit: u32,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Notes of deliveries that they are about to be lent, before they are, or takes that back: under leases that still hold, in one
+    /// transaction, and nothing under others. May be repeated. A replayed delivery has nothing noted.
+    ///
+    /// Workers call it only after somebody let a lease of the shard run out.
+    fn suspect(
+        &self,
+        leases: &[Lease],
+        rows: &[RowId],
+        suspicion: Suspicion,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
 
     /// Writes what became of deliveries. May be repeated if its answer was lost: what is written already is left alone.
     fn settle(&self, settlement: &Settlement) -> impl Future<Output = Result<Settled, StoreError>> + Send;

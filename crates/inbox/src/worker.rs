@@ -428,6 +428,7 @@ impl<S: InboxStore> WorkerBuilder<S> {
             retry,
             rng: Mutex::new(self.rng.fork()),
             recorder: self.recorder.clone().unwrap_or_else(|| Arc::new(NoRecorder)),
+            careful: Mutex::default(),
             observer,
             observer_panicked: AtomicBool::new(false),
             send_timeout: batch_limit(timeout),

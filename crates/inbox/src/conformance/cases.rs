@@ -394,7 +394,14 @@ pub async fn what_is_settled_under_a_stale_lease_settles_nothing(harness: &impl 
     let settlement = |leases: &[relaykit_sql_store::Lease]| Settlement {
         leases: leases.to_vec(),
         done: vec![one],
-        retry: vec![Waiting { row: two, attempts: 1, wait: SECOND, fresh: false, error: "e".to_owned() }],
+        retry: vec![Waiting {
+            row: two,
+            attempts: 1,
+            wait: SECOND,
+            fresh: false,
+            suspect: false,
+            error: "e".to_owned(),
+        }],
         dead: vec![Dying { row: three, attempts: 1, reason: DeadReason::Rejected, error: "e".to_owned() }],
     };
     let settled = store.settle(&settlement(&old)).await.expect("the store answers");
