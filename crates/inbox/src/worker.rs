@@ -430,7 +430,8 @@ impl<S: InboxStore> WorkerBuilder<S> {
             recorder: self.recorder.clone().unwrap_or_else(|| Arc::new(NoRecorder)),
             careful: Mutex::default(),
             observer,
-            observer_panicked: AtomicBool::new(false),
+            link: None,
+            callback_panicked: AtomicBool::new(false),
             send_timeout: batch_limit(timeout),
             settle_reserve: self.settle_timeout,
         };

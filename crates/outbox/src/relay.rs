@@ -9,7 +9,7 @@ use relaykit_pipeline_traits::{
 };
 use relaykit_retry::{Backoff, Policy};
 use relaykit_sql_store::stream::{
-    Engine, Observer, Sender, Settings, Shared, StreamStore, Until, leased, told,
+    Engine, Link, Observer, Sender, Settings, Shared, StreamStore, Until, leased, told,
 };
 use relaykit_sql_store::{Instance, Lease, LeaseKeeper, StoreError, Wake};
 
@@ -42,6 +42,7 @@ pub struct RelayBuilder<S, H> {
     retry: Arc<dyn RetryPolicy>,
     recorder: Option<Arc<dyn Recorder>>,
     observer: Option<Observer>,
+    link: Option<Link>,
     instance: Option<Instance>,
     wake: Wake,
     batch_size: usize,
@@ -70,6 +71,7 @@ where
             retry: Arc::new(default_retry()),
             recorder: None,
             observer: None,
+            link: None,
             instance: None,
             wake: Wake::new(),
             batch_size: 100,
@@ -273,6 +275,25 @@ where
         self
     }
 
+    /// Sets how the span of a call of the sender is linked to those of the messages' producers. It is given the span, before
+    /// the call, and the messages, whose headers may have a `traceparent`. Must not block. Default: not at all.
+    ///
+    /// With `relaykit-telemetry` and `tracing-opentelemetry`:
+    ///
+    /// ```text
+    /// .link_spans(|span, messages| {
+    ///     for producer in messages.iter().filter_map(|message| relaykit_telemetry::extract(message.headers())) {
+    ///         span.add_link(producer);
+    ///     }
+    /// })
+    /// ```
+    ///
+    /// If it panics, that is logged, the first time, and the message is sent all the same.
+    pub fn link_spans(mut self, link: impl Fn(&tracing::Span, &[Message]) + Send + Sync + 'static) -> Self {
+        self.link = Some(Arc::new(link));
+        self
+    }
+
     /// Sets the clock. Default: the machine's.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -338,7 +359,8 @@ where
                 recorder: self.recorder.unwrap_or_else(|| Arc::new(NoRecorder)),
                 careful: Mutex::default(),
                 observer: self.observer,
-                observer_panicked: AtomicBool::new(false),
+                link: self.link,
+                callback_panicked: AtomicBool::new(false),
                 send_timeout: self.send_timeout,
                 settle_reserve: self.settle_timeout,
             }),

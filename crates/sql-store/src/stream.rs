@@ -26,7 +26,7 @@ pub use row::{
     Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable, Waiting,
 };
 pub use run::{leased, told};
-pub use send::{Observer, Shared};
+pub use send::{Link, Observer, Shared};
 pub use settings::Settings;
 pub use store::StreamStore;
 pub use summary::StreamSummary;

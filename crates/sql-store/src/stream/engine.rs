@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use relaykit_pipeline_traits::{Attempts, Failure, Metric, Monotonic, RetryDecision};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::event::StreamEvent;
 use super::handler::StreamHandler;
@@ -272,11 +273,13 @@ where
         let Some(from) = self.lanes.next_page() else { return };
         let limit = self.settings.limit(from.len());
         let shared = Arc::clone(self.shared);
-        self.page = Some(Box::pin(async move {
+        let span = tracing::debug_span!("outbox.page", outbox = shared.name, shards = from.len(), limit);
+        let read = async move {
             let begun = shared.clock.monotonic();
             let page = shared.store.page(&from, limit).await;
             (page, limit, shared.clock.monotonic().since(begun))
-        }));
+        };
+        self.page = Some(Box::pin(read.instrument(span)));
     }
 
     fn start_depth(&mut self, now: Monotonic) {

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
+
 use super::row::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
 use super::scan::Scan;
 use crate::{Lease, Shard};
-use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
 
 /// A row in memory.
 #[derive(Debug)]

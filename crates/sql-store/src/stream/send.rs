@@ -4,6 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use relaykit_pipeline_traits::{
+    BatchContext, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
+};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
+
 use super::careful::Careful;
 use super::dead::DeadReason;
 use super::event::StreamEvent;
@@ -14,9 +20,6 @@ use super::row::{Dying, RowId, Settled, Settlement, Suspicion, Waiting};
 use super::store::StreamStore;
 use crate::judge::{Called, Cause, Fate, Word, call, fate, panic_text, words};
 use crate::{Lease, Permit, Shard, StoreError, error_chain};
-use relaykit_pipeline_traits::{
-    BatchContext, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
-};
 
 /// The most labels that a metric of a stream has.
 const MAX_LABELS: usize = 4;
@@ -48,8 +51,10 @@ pub struct Shared<S, H> {
     pub careful: Mutex<Careful>,
     /// Who is told what happens.
     pub observer: Option<Observer>,
-    /// Whether that panicked, which is said once.
-    pub observer_panicked: AtomicBool,
+    /// How spans are linked.
+    pub link: Option<Link>,
+    /// Whether one of the two has panicked, which is said once.
+    pub callback_panicked: AtomicBool,
     /// How long a call of the handler may take.
     pub send_timeout: Duration,
     /// What remains of a lease when its last call must have ended, to settle.
@@ -58,6 +63,9 @@ pub struct Shared<S, H> {
 
 /// Who is told what happens.
 pub type Observer = Arc<dyn Fn(&StreamEvent) + Send + Sync>;
+
+/// Links the span of a call to those of its messages' producers.
+pub type Link = Arc<dyn Fn(&Span, &[Message]) + Send + Sync>;
 
 /// What became of a batch.
 pub(crate) struct Ended {
@@ -92,11 +100,17 @@ struct Part {
 impl<S, H> Shared<S, H> {
     /// Tells the observer. Its panic is its own: what it was told is in the store already.
     pub(crate) fn tell(&self, event: &StreamEvent) {
-        let Some(observer) = &self.observer else { return };
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| observer(event))) else { return };
-        if !self.observer_panicked.swap(true, Ordering::Relaxed) {
+        if let Some(observer) = &self.observer {
+            self.isolated("on_event", || observer(event));
+        }
+    }
+
+    /// Calls what the application gave us. Says once that it panicked.
+    fn isolated(&self, name: &'static str, call: impl FnOnce()) {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(call)) else { return };
+        if !self.callback_panicked.swap(true, Ordering::Relaxed) {
             let panic = panic_text(&*panic);
-            tracing::error!(stream = self.name, panic, "the observer of events panicked");
+            tracing::error!(stream = self.name, callback = name, panic, "a callback panicked");
         }
     }
 
@@ -248,7 +262,8 @@ where
         let rows = self.lent(part);
         let lent = Lent { messages: &part.messages, rows: &rows };
         let handle = async || shared.handler.handle(&lent, &context).await;
-        let called = call(handle, limit, &*shared.clock, std::future::pending()).await;
+        let span = self.span(&part.messages, attempt);
+        let called = call(handle, limit, &*shared.clock, std::future::pending()).instrument(span).await;
         // Nothing interrupts it.
         let called = called.unwrap_or(Called::TimedOut(limit));
         let took = shared.clock.monotonic().since(begun).as_secs_f64();
@@ -265,6 +280,22 @@ where
             });
         }
         called
+    }
+
+    /// Makes the span of a call. The producers' spans have ended long since, and a batch has many of them: they are linked, if
+    /// the application says how, and one that is alone is named.
+    fn span(&self, messages: &[Message], attempt: u32) -> Span {
+        let (stream, count) = (&self.shared.name, messages.len());
+        let span = tracing::info_span!("stream.send", stream, messages = count, attempt, traceparent = Empty);
+        if let [message] = messages
+            && let Some(parent) = message.headers().get("traceparent")
+        {
+            span.record("traceparent", parent);
+        }
+        if let Some(link) = self.shared.link.as_ref().filter(|_| !span.is_disabled()) {
+            self.shared.isolated("link_spans", || link(&span, messages));
+        }
+        span
     }
 
     /// Decides about each message of a part, and plans those that are sent again at once.
@@ -454,7 +485,9 @@ async fn write<S: StreamStore, H>(
     let begun = shared.clock.monotonic();
     let settled =
         insist(shared, permits, "could not write what became of a batch", || shared.store.settle(settlement));
-    let settled = settled.await?;
+    let rows = settlement.done.len() + settlement.retry.len() + settlement.dead.len();
+    let span = tracing::debug_span!("stream.settle", stream = shared.name, rows);
+    let settled = settled.instrument(span).await?;
     let took = shared.clock.monotonic().since(begun).as_secs_f64();
     shared.record(None, |recorder, metrics, labels| recorder.observe(metrics.settle, labels, took));
     Some(settled.stale)
