@@ -90,16 +90,16 @@ async fn each_call_of_the_sender_is_a_span_that_is_linked_to_the_producers() {
     let spans = spans.0.lock().unwrap().clone();
     let mut linked = linked.lock().unwrap().clone();
     linked.sort_unstable();
-    let sends: Vec<_> = (1u64..).zip(&spans).filter(|(_, span)| span.name == "outbox.send").collect();
+    let sends: Vec<_> = (1u64..).zip(&spans).filter(|(_, span)| span.name == "stream.send").collect();
     assert_eq!(linked, [(sends[0].0, 2), (sends[1].0, 1)]);
     let fields = |span: &Captured| {
-        ["outbox", "messages", "attempt", "traceparent"].map(|name| span.fields.get(name).cloned())
+        ["stream", "messages", "attempt", "traceparent"].map(|name| span.fields.get(name).cloned())
     };
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(fields(sends[0].1), [some("orders"), some("2"), some("1"), None]);
     let alone = messages[2].headers().get("traceparent").unwrap();
     assert_eq!(fields(sends[1].1), [some("orders"), some("1"), some("1"), some(alone)]);
-    for (name, field, value) in [("outbox.page", "shards", "8"), ("outbox.settle", "rows", "2")] {
+    for (name, field, value) in [("stream.page", "shards", "8"), ("stream.settle", "rows", "2")] {
         let span = spans.iter().find(|span| span.name == name).unwrap();
         assert_eq!(span.fields[field], value);
     }

@@ -8,6 +8,7 @@ mod event;
 mod handler;
 mod lanes;
 mod metrics;
+mod page_size;
 mod row;
 mod run;
 mod scan;

@@ -13,6 +13,7 @@ use super::event::StreamEvent;
 use super::handler::StreamHandler;
 use super::lanes::{End, Lanes, Loaded};
 use super::metrics::StreamMetrics;
+use super::page_size::PageSize;
 use super::row::{Depth, Page, Suspicion};
 use super::send::{Ended, Note, Shared, send};
 use super::settings::Settings;
@@ -69,6 +70,7 @@ pub struct Engine<'a, S, H> {
     next_due: Option<Monotonic>,
     /// How long the last page took, and from when on it may go back again.
     page_took: Duration,
+    page_size: PageSize,
     back_from: Monotonic,
     late_from: Monotonic,
     over_from: Monotonic,
@@ -112,6 +114,7 @@ where
             store_wait: STORE_WAIT.0,
             next_due: None,
             page_took: Duration::ZERO,
+            page_size: PageSize::new(),
             back_from: now,
             late_from: now + LATE_EVERY,
             over_from: now + OVER_EVERY,
@@ -271,9 +274,9 @@ where
             return;
         }
         let Some(from) = self.lanes.next_page() else { return };
-        let limit = self.settings.limit(from.len());
+        let limit = self.page_size.limit(self.settings.limit(from.len()), from.len());
         let shared = Arc::clone(self.shared);
-        let span = tracing::debug_span!("outbox.page", outbox = shared.name, shards = from.len(), limit);
+        let span = tracing::debug_span!("stream.page", stream = shared.name, shards = from.len(), limit);
         let read = async move {
             let begun = shared.clock.monotonic();
             let page = shared.store.page(&from, limit).await;
@@ -302,6 +305,7 @@ where
                 });
                 self.store_wait = STORE_WAIT.0;
                 self.page_took = took;
+                self.page_size.read(&page);
                 self.next_due = page.next_due.map(|wait| now + wait);
                 self.summary.read += page.rows.len() as u64;
                 self.found |= !page.rows.is_empty();
