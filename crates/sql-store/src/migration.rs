@@ -1,3 +1,4 @@
+use crate::sql::VERSIONS;
 use crate::{Names, Sql};
 
 /// A step from one version of a store's tables to the next. It is never changed once released.
@@ -29,6 +30,7 @@ pub struct Schema {
     migrations: &'static [Migration],
     tables: &'static [TableForm],
     numbers: Vec<(&'static str, i64)>,
+    versions: &'static str,
 }
 
 impl Schema {
@@ -41,7 +43,15 @@ impl Schema {
     pub fn new(names: Names, migrations: &'static [Migration], tables: &'static [TableForm]) -> Self {
         let counts_up = migrations.iter().zip(1..).all(|(migration, number)| migration.version == number);
         assert!(counts_up, "the versions of migrations count up from 1");
-        Self { names, migrations, tables, numbers: Vec::new() }
+        Self { names, migrations, tables, numbers: Vec::new(), versions: VERSIONS }
+    }
+
+    /// Makes these tables a part that is there or not beside others of the same names: its version is kept in a table of its own,
+    /// called by this name, without prefix. Default: `schema`.
+    #[must_use]
+    pub const fn versions_in(mut self, table: &'static str) -> Self {
+        self.versions = table;
+        self
     }
 
     /// Gives a number that the migrations ask for, such as that of the shards.
@@ -61,6 +71,12 @@ impl Schema {
     #[must_use]
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Returns the table that holds the version, without prefix.
+    #[cfg(all(feature = "sqlite", feature = "leases"))]
+    pub(crate) fn versions(&self) -> &'static str {
+        self.versions
     }
 
     /// Returns how the tables must look.
@@ -83,7 +99,7 @@ impl Schema {
     /// Writes a statement with the names and numbers filled in.
     #[must_use]
     pub fn sql(&self, parts: &[&'static str]) -> Sql {
-        Sql::with_numbers(&self.names, &self.numbers, parts)
+        Sql::with_versions(&self.names, &self.numbers, self.versions, parts)
     }
 }
 
@@ -216,6 +232,13 @@ mod tests {
         );
         let nothing = compare(&names(), &FORM, &FoundTable::default());
         assert_eq!(nothing[0].to_string(), r#"table "t_messages" is missing"#);
+    }
+
+    #[test]
+    fn a_part_keeps_its_version_in_a_table_of_its_own() {
+        let part = Schema::new(names(), &[], &[]).versions_in("archive_version");
+        assert_eq!(part.sql(&["{schema} {messages}"]).as_str(), r#""t_archive_version" "t_messages""#);
+        assert_eq!(Schema::new(names(), &[], &[]).sql(&["{schema}"]).as_str(), r#""t_schema""#);
     }
 
     #[test]

@@ -36,9 +36,23 @@ impl Sql {
     /// A placeholder asks for a number that is not given. The text is fixed, so the first run shows it.
     #[must_use]
     pub fn with_numbers(names: &Names, numbers: &[(&'static str, i64)], parts: &[&'static str]) -> Self {
+        Self::filled(&Filling { names, numbers, versions: VERSIONS }, parts)
+    }
+
+    /// Writes the parts with `{schema}` for the table of this name.
+    pub(crate) fn with_versions(
+        names: &Names,
+        numbers: &[(&'static str, i64)],
+        versions: &'static str,
+        parts: &[&'static str],
+    ) -> Self {
+        Self::filled(&Filling { names, numbers, versions }, parts)
+    }
+
+    fn filled(filling: &Filling<'_>, parts: &[&'static str]) -> Self {
         let mut sql = String::new();
         for part in parts {
-            fill(&mut sql, part, names, numbers);
+            filling.fill(&mut sql, part);
         }
         Self(sql.into())
     }
@@ -73,39 +87,52 @@ impl FromIterator<Sql> for Sql {
     }
 }
 
-fn fill(sql: &mut String, mut text: &'static str, names: &Names, numbers: &[(&'static str, i64)]) {
-    while let Some((before, rest)) = text.split_once('{') {
-        sql.push_str(before);
-        if let Some((placeholder, after)) = rest.split_once('}').filter(|(text, _)| is_placeholder(text)) {
-            sql.push_str(&written(placeholder, names, numbers));
-            text = after;
-        } else {
-            // Any other brace is the text's own, such as that of an empty JSON object.
-            sql.push('{');
-            text = rest;
+/// The table that holds the version of the others, unless they are a part with one of its own.
+pub(crate) const VERSIONS: &str = "schema";
+
+/// What placeholders stand for.
+struct Filling<'a> {
+    names: &'a Names,
+    numbers: &'a [(&'static str, i64)],
+    versions: &'static str,
+}
+
+impl Filling<'_> {
+    fn fill(&self, sql: &mut String, mut text: &'static str) {
+        while let Some((before, rest)) = text.split_once('{') {
+            sql.push_str(before);
+            if let Some((placeholder, after)) = rest.split_once('}').filter(|(text, _)| is_placeholder(text))
+            {
+                sql.push_str(&self.written(placeholder));
+                text = after;
+            } else {
+                // Any other brace is the text's own, such as that of an empty JSON object.
+                sql.push('{');
+                text = rest;
+            }
         }
+        sql.push_str(text);
     }
-    sql.push_str(text);
+
+    fn written(&self, placeholder: &str) -> String {
+        if placeholder == "@schema" {
+            return self.names.schema().map(ToString::to_string).unwrap_or_default();
+        }
+        if let Some(local) = placeholder.strip_prefix('=') {
+            return self.names.local(local);
+        }
+        if let Some(number) = placeholder.strip_prefix('#') {
+            let given = self.numbers.iter().find(|(name, _)| *name == number);
+            let (_, value) = given.unwrap_or_else(|| panic!("the number {number} was not given"));
+            return value.to_string();
+        }
+        self.names.table(if placeholder == VERSIONS { self.versions } else { placeholder })
+    }
 }
 
 fn is_placeholder(text: &str) -> bool {
     let name = text.strip_prefix(['=', '#', '@']).unwrap_or(text);
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-}
-
-fn written(placeholder: &str, names: &Names, numbers: &[(&'static str, i64)]) -> String {
-    if placeholder == "@schema" {
-        return names.schema().map(ToString::to_string).unwrap_or_default();
-    }
-    if let Some(local) = placeholder.strip_prefix('=') {
-        return names.local(local);
-    }
-    if let Some(number) = placeholder.strip_prefix('#') {
-        let given = numbers.iter().find(|(name, _)| *name == number);
-        let (_, value) = given.unwrap_or_else(|| panic!("the number {number} was not given"));
-        return value.to_string();
-    }
-    names.table(placeholder)
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ pub(super) fn on_sqlite(schema: &Schema) -> Schema {
 }
 
 pub(super) fn read_version(connection: &Connection, schema: &Schema) -> SqlResult<u32> {
-    let exists: i64 = connection.query_row(EXISTS, [schema.names().bare("schema")], |row| row.get(0))?;
+    let exists: i64 =
+        connection.query_row(EXISTS, [schema.names().bare(schema.versions())], |row| row.get(0))?;
     if exists == 0 {
         return Ok(0);
     }
