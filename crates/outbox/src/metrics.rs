@@ -1,7 +1,7 @@
 use relaykit_pipeline_traits::{Metric, MetricKind};
 use relaykit_sql_store::stream::StreamMetrics;
 
-/// Every metric of a relay, to be declared to a recorder. The page `docs/operations.md` explains them.
+/// Every metric of a relay and of an archive's retention, to be declared to a recorder. The page `docs/operations.md` explains them.
 pub static METRICS: &[&Metric] = &[
     &SENT,
     &RETRIED,
@@ -17,6 +17,8 @@ pub static METRICS: &[&Metric] = &[
     &DEAD_LETTERS,
     &SHARDS,
     &PAUSED,
+    &ARCHIVE_PASSES,
+    &ARCHIVE_DEFAULT,
 ];
 
 pub(crate) static STREAM: StreamMetrics = StreamMetrics {
@@ -103,5 +105,17 @@ static PAUSED: Metric = metric(
     "outbox_paused",
     MetricKind::Gauge,
     "1 while the relay sends nothing because the other side refused everything",
+    &["outbox"],
+);
+pub(crate) static ARCHIVE_PASSES: Metric = metric(
+    "outbox_archive_passes_total",
+    MetricKind::Counter,
+    "times that the archive was maintained, by outcome: done, postponed, failed",
+    &["outbox", "outcome"],
+);
+pub(crate) static ARCHIVE_DEFAULT: Metric = metric(
+    "outbox_archive_default_messages",
+    MetricKind::Gauge,
+    "archived messages in the default partition, since their day had none of its own",
     &["outbox"],
 );

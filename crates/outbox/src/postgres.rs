@@ -5,6 +5,9 @@
 //! `<prefix>_messages` holds what is not sent yet, `<prefix>_dead` the dead letters, `<prefix>_shards` and
 //! `<prefix>_members` the relays' leases, `<prefix>_schema` the version. [`PgSchema`] makes them.
 //!
+//! If [an archive](PgSchema::archive) is asked for, `<prefix>_archive` holds what was sent, with a partition for each day and
+//! `<prefix>_archive_default` for days that have none; `<prefix>_archive_version` is its version.
+//!
 //! # Functions
 //!
 //! `<prefix>_add(message_id uuid, kind text, ordering_key text, payload bytea, headers jsonb default '{}', occurred_at
@@ -34,11 +37,15 @@
 //! |---|---|
 //! | writer | `insert, select` on `<prefix>_messages`, `usage` on the sequence `<prefix>_messages_seq` |
 //! | relay | `select, insert, update, delete` on `<prefix>_messages`, `<prefix>_dead` and `<prefix>_members`, `select, update` on `<prefix>_shards` |
-//! | whoever verifies, or starts with [`PgSchema::migrate`] on tables that are there | `select` on `<prefix>_schema` and `<prefix>_shards` |
+//! | relay beside an archive | also `insert` on `<prefix>_archive`; the migration that makes it grants this to whoever may insert into `<prefix>_dead` |
+//! | whoever reads the archive | `select` on `<prefix>_archive` |
+//! | [`Retention`](crate::Retention) | to own `<prefix>_archive`, or be a member of the role that does; `create` on the schema |
+//! | whoever verifies, or starts with [`PgSchema::migrate`] on tables that are there | `select` on `<prefix>_schema`, `<prefix>_shards` and, if there is one, `<prefix>_archive_version` |
 //! | migrator | `create` on the schema (and on the database, if the schema is missing); it owns the tables |
 //!
 //! A row that a writer puts there with a plain `insert` is read as any other. `<prefix>_add` checks it first.
 
+mod archive;
 mod outbox;
 mod queries;
 mod row;
@@ -46,6 +53,7 @@ mod schema;
 mod statement;
 mod store;
 
+pub use archive::PgArchive;
 pub use outbox::PgOutbox;
 pub use schema::{PgSchema, WrongShards};
 pub use statement::AddStatement;

@@ -30,6 +30,7 @@
 //! ```
 
 mod add;
+mod archive;
 mod dead;
 mod page;
 mod row;
@@ -39,9 +40,10 @@ mod statement;
 mod store;
 
 pub use add::SqliteOutbox;
+pub use archive::SqliteArchive;
 #[doc(hidden)]
 pub use page::page_queries;
-pub use schema::{migration_sql, schema};
+pub use schema::{archive_migration_sql, archive_schema, migration_sql, schema};
 pub use statement::AddStatement;
 pub use store::SqliteOutboxStore;
 

@@ -62,6 +62,8 @@ impl PgOutbox {
 
     /// Adds a message, in the transaction that is open on this connection. It is sent if, and after, that commits.
     ///
+    /// The same message is known as long as it is not sent. After that it is new again, archive or not.
+    ///
     /// # Errors
     ///
     /// It is too large, or another one has its id; then nothing was written, and the transaction can go on. After an

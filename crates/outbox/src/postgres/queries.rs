@@ -30,7 +30,7 @@ pub(super) const CREATE_PAGE: &str = "create function {page}(int[], bigint[], in
 
 pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3)";
 
-pub(super) const CREATE_SETTLE: &str = "create function {settle}(
+pub(super) const CREATE_SETTLE: &str = "create or replace function {settle}(
       int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
       int[], bigint[], int[], text[], text[], bool[]
     ) returns table (out_stale int[], out_written bigint)";
@@ -143,12 +143,33 @@ from page p cross join t order by p.shard, p.seq)";
 ///
 /// A row that waits already with these attempts was written before, and the answer was lost. One that was parked while
 /// it was on its way stays parked.
-pub(super) const SETTLE: &str = ", t as materialized (select pg_catalog.clock_timestamp() as now),
+///
+/// What was sent is deleted here, or moved to the archive if there is one: then the migration that makes the archive replaces the
+/// function, so nothing has to ask each time.
+pub(super) const SETTLE: [&str; 3] = [DONE, " returning 1)", SETTLE_REST];
+
+/// The same beside an archive. The row goes to the partition of its day, or to the default one, so that this cannot fail.
+pub(super) const SETTLE_ARCHIVED: [&str; 3] = [
+    DONE,
+    " returning m.seq, m.shard, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at, m.added_at,
+      m.attempts, m.first_failed_at
+),
+kept as (
+    insert into {archive} (seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at,
+      attempts, first_failed_at, sent_at)
+    select d.seq, d.shard, d.message_id, d.kind, d.ordering_key, d.payload, d.headers, d.occurred_at, d.added_at,
+      d.attempts, d.first_failed_at, t.now
+    from done d, t
+)",
+    SETTLE_REST,
+];
+
+const DONE: &str = ", t as materialized (select pg_catalog.clock_timestamp() as now),
 done as (
     delete from {messages} m using unnest($3::int[], $4::bigint[]) as d(shard, seq), fence f
-    where f.shard = d.shard and m.shard = d.shard and m.seq = d.seq
-    returning 1
-),
+    where f.shard = d.shard and m.shard = d.shard and m.seq = d.seq";
+
+const SETTLE_REST: &str = ",
 retried as (
     update {messages} m set
       attempts = r.attempts,

@@ -6,6 +6,7 @@ use relaykit_sql_store::{
 };
 use sqlx::PgConnection;
 
+use super::archive::{ARCHIVE_MIGRATIONS, ARCHIVE_TABLES};
 use super::queries;
 
 /// How the tables of an outbox are called, and into how many shards they divide their messages.
@@ -23,17 +24,28 @@ use super::queries;
 pub struct PgSchema {
     names: Names,
     shards: Shards,
+    archive: bool,
 }
 
 impl PgSchema {
     /// Names the tables.
     pub fn new(names: Names) -> Self {
-        Self { names, shards: Shards::default() }
+        Self { names, shards: Shards::default(), archive: false }
     }
 
     /// Sets the number of shards. Default: 64. It is fixed once the tables are made.
     pub const fn shards(mut self, shards: Shards) -> Self {
         self.shards = shards;
+        self
+    }
+
+    /// Sets whether sent messages are kept in an archive, until [`Retention`](crate::Retention) drops them. Default: no, they are deleted
+    /// as they are sent.
+    ///
+    /// It is a part of its own, with its own version, and may be asked for at any time, while relays run: from then on they
+    /// archive. An archive that is there stays in use, also if this says no.
+    pub const fn archive(mut self, yes: bool) -> Self {
+        self.archive = yes;
         self
     }
 
@@ -43,7 +55,8 @@ impl PgSchema {
         &self.names
     }
 
-    /// Makes the tables, or brings them to this version. Any number of instances may do so at once.
+    /// Makes the tables, or brings them to this version. Any number of instances may do so at once. The answer is about the tables
+    /// without the archive, which follows in a transaction of its own.
     ///
     /// # Errors
     ///
@@ -55,14 +68,19 @@ impl PgSchema {
     /// A dropped migration goes on to its end.
     pub async fn migrate(&self, pool: &Guarded) -> Result<Migrated, StoreError> {
         let migrated = migrate(pool, &self.schema()).await?;
+        if let Some(archive) = self.archive_schema() {
+            migrate(pool, &archive).await?;
+        }
         self.check_shards(pool).await?;
         Ok(migrated)
     }
 
-    /// Writes the SQL that [`migrate`](Self::migrate) runs, for another tool. It is one transaction and may be run again.
+    /// Writes the SQL that [`migrate`](Self::migrate) runs, for another tool. It is one transaction, and one for the archive, and may be
+    /// run again.
     #[must_use]
     pub fn migration_sql(&self) -> String {
-        migration_sql(&self.schema(), 0)
+        let archive = self.archive_schema().map(|archive| migration_sql(&archive, 0));
+        migration_sql(&self.schema(), 0) + archive.as_deref().unwrap_or_default()
     }
 
     /// Lists how the tables differ from what this version needs; nothing, if they are fine.
@@ -75,7 +93,10 @@ impl PgSchema {
     ///
     /// Cancel safe: it changes nothing.
     pub async fn verify(&self, pool: &Guarded) -> Result<Vec<Difference>, StoreError> {
-        let differences = verify(pool, &self.schema()).await?;
+        let mut differences = verify(pool, &self.schema()).await?;
+        if let Some(archive) = self.archive_schema() {
+            differences.extend(verify(pool, &archive).await?);
+        }
         if differences.is_empty() {
             self.check_shards(pool).await?;
         }
@@ -85,6 +106,11 @@ impl PgSchema {
     fn schema(&self) -> Schema {
         Schema::new(self.names.clone(), &MIGRATIONS, &TABLES)
             .with_number("shards", self.shards.count().into())
+    }
+
+    fn archive_schema(&self) -> Option<Schema> {
+        let schema = || Schema::new(self.names.clone(), &ARCHIVE_MIGRATIONS, &ARCHIVE_TABLES);
+        self.archive.then(|| schema().versions_in("archive_version"))
     }
 
     async fn check_shards(&self, pool: &Guarded) -> Result<(), StoreError> {
@@ -115,6 +141,7 @@ pub struct WrongShards {
     pub wanted: u16,
 }
 
+// A later one that changes what settles must do so with an archive, too: see `SETTLE_ARCHIVED`.
 static MIGRATIONS: [Migration; 1] = [Migration {
     version: 1,
     name: "outbox",
@@ -137,7 +164,9 @@ static MIGRATIONS: [Migration; 1] = [Migration {
         queries::CREATE_SETTLE,
         queries::BY_INDEX,
         FENCE,
-        queries::SETTLE,
+        queries::SETTLE[0],
+        queries::SETTLE[1],
+        queries::SETTLE[2],
         queries::END,
         queries::CREATE_SUSPECT,
         queries::BY_INDEX,

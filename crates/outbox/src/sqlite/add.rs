@@ -67,6 +67,8 @@ impl SqliteOutbox {
 
     /// Adds a message, in the transaction that is open on the connection.
     ///
+    /// The same message is known as long as it is not sent. After that it is new again, archive or not.
+    ///
     /// # Errors
     ///
     /// It is too large, its id is that of another message, the tables have another number of shards, or SQLite refuses.

@@ -256,7 +256,7 @@ fn conditions(filter: &DeadFilter) -> [Value; 5] {
     ]
 }
 
-fn hex_list(ids: &[MessageId]) -> String {
+pub(super) fn hex_list(ids: &[MessageId]) -> String {
     let mut list = String::from("[");
     for (index, id) in ids.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };

@@ -53,6 +53,46 @@ create index {=dead_message_id} on {dead} (message_id);
 static MIGRATIONS: [Migration; 1] =
     [Migration { version: 1, name: "outbox", parts: &[TABLES, LEASE_MIGRATION] }];
 
+/// Rows are found by when they were sent, to be listed and deleted, or by id.
+const ARCHIVE: &str = "create table {archive} (
+  seq integer primary key,
+  shard integer not null,
+  message_id blob not null check (length(message_id) = 16),
+  kind text not null,
+  ordering_key text,
+  payload blob not null,
+  headers text not null,
+  occurred_at integer not null,
+  added_at integer not null,
+  attempts integer not null,
+  first_failed_at integer,
+  sent_at integer not null
+) strict;
+create index {=archive_sent} on {archive} (sent_at);
+create index {=archive_message_id} on {archive} (message_id);
+";
+
+static ARCHIVE_MIGRATIONS: [Migration; 1] = [Migration { version: 1, name: "archive", parts: &[ARCHIVE] }];
+
+static ARCHIVE_FORMS: [TableForm; 1] = [TableForm {
+    name: "archive",
+    columns: &[
+        ("seq", "integer"),
+        ("shard", "integer"),
+        ("message_id", "blob"),
+        ("kind", "text"),
+        ("ordering_key", "text"),
+        ("payload", "blob"),
+        ("headers", "text"),
+        ("occurred_at", "integer"),
+        ("added_at", "integer"),
+        ("attempts", "integer"),
+        ("first_failed_at", "integer"),
+        ("sent_at", "integer"),
+    ],
+    indexes: &["archive_sent", "archive_message_id"],
+}];
+
 static FORMS: [TableForm; 4] = [
     TableForm {
         name: "messages",
@@ -106,10 +146,22 @@ pub fn schema(names: &Names, shards: Shards) -> Schema {
     Schema::new(names.on_sqlite(), &MIGRATIONS, &FORMS).with_number("shards", shards.count().into())
 }
 
-/// Writes the SQL that makes the tables, to be run by another tool.
+/// Describes the table of the archive, a part of its own, which settlements fill if it is there.
+#[must_use]
+pub fn archive_schema(names: &Names) -> Schema {
+    Schema::new(names.on_sqlite(), &ARCHIVE_MIGRATIONS, &ARCHIVE_FORMS).versions_in("archive_version")
+}
+
+/// Writes the SQL that makes the tables, without those of an archive, to be run by another tool.
 #[must_use]
 pub fn migration_sql(names: &Names, shards: Shards) -> String {
     sqlite::migration_sql(&schema(names, shards), 0)
+}
+
+/// Writes the SQL that makes the archive, to be run by another tool.
+#[must_use]
+pub fn archive_migration_sql(names: &Names) -> String {
+    sqlite::migration_sql(&archive_schema(names), 0)
 }
 
 /// Reads into how many shards the tables divide their messages.

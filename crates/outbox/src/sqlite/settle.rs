@@ -5,6 +5,7 @@ use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult, para
 use relaykit_sql_store::{Lease, Names, Shard, Sql};
 
 use super::add::after;
+use super::archive::Keep;
 use crate::store::{RowId, Settled, Settlement, Suspicion};
 use relaykit_sql_store::error_text;
 
@@ -43,12 +44,20 @@ pub(super) struct Settle {
     retry: Sql,
     bury: Sql,
     suspect: Sql,
+    keep: Keep,
 }
 
 impl Settle {
     pub(super) fn new(names: &Names) -> Self {
         let sql = |text| Sql::new(names, &[text]);
-        Self { fence: sql(FENCE), done: sql(DONE), retry: sql(RETRY), bury: sql(BURY), suspect: sql(SUSPECT) }
+        Self {
+            fence: sql(FENCE),
+            done: sql(DONE),
+            retry: sql(RETRY),
+            bury: sql(BURY),
+            suspect: sql(SUSPECT),
+            keep: Keep::new(names),
+        }
     }
 
     /// Settles within a transaction, so that no shard changes its owner meanwhile.
@@ -64,12 +73,16 @@ impl Settle {
         let held = self.held(connection, &settlement.leases, done.chain(retry).chain(dead))?;
         let holds = |row: &RowId| held.get(&row.shard).copied().unwrap_or(false);
         let mut written = 0;
+        let at = now.as_micros();
         let mut done = connection.prepare_cached(self.done.as_str())?;
+        let mut keep = self.keep.statement(connection)?;
         for row in settlement.done.iter().filter(|row| holds(row)) {
+            if let Some(keep) = &mut keep {
+                keep.execute(params![row.seq.0, row.shard.number(), at])?;
+            }
             written += done.execute(params![row.seq.0, row.shard.number()])?;
         }
         let mut retry = connection.prepare_cached(self.retry.as_str())?;
-        let at = now.as_micros();
         for one in settlement.retry.iter().filter(|one| holds(&one.row)) {
             let (seq, shard) = (one.row.seq.0, one.row.shard.number());
             let due = after(now, one.wait);

@@ -4,9 +4,10 @@ use relaykit_sql_store::{Difference, Lease, Migrated, Names, Shards, Sql, StoreE
 use rusqlite::Connection;
 
 use super::add::SqliteOutbox;
+use super::archive::SqliteArchive;
 use super::dead::{DEPTH, Operate, depth};
 use super::page::Pages;
-use super::schema::{COUNT_SHARDS, check_shards, count_shards, schema};
+use super::schema::{COUNT_SHARDS, archive_schema, check_shards, count_shards, schema};
 use super::settle::Settle;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, check_limit};
 use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
@@ -20,6 +21,7 @@ pub struct SqliteOutboxStore {
     database: Database,
     names: Names,
     shards: Shards,
+    archive: bool,
     pages: Pages,
     settle: Settle,
     operate: Operate,
@@ -41,7 +43,25 @@ impl SqliteOutboxStore {
             database,
             names,
             shards,
+            archive: false,
         }
+    }
+
+    /// Says that [`migrate`](Self::migrate) makes an archive, in which sent messages are kept until [`Retention`](crate::Retention) deletes
+    /// them. Default: none is made, and they are deleted as they are sent.
+    ///
+    /// It may be asked for at any time, while relays run: from then on they archive. An archive that is there stays in use, by every
+    /// process, whatever this says there.
+    #[must_use]
+    pub const fn with_archive(mut self) -> Self {
+        self.archive = true;
+        self
+    }
+
+    /// Returns the archive of the same tables.
+    #[must_use]
+    pub fn archive(&self) -> SqliteArchive {
+        SqliteArchive::new(self.database.clone(), &self.names)
     }
 
     /// Returns what adds messages to the same tables, by the system's clock.
@@ -50,7 +70,8 @@ impl SqliteOutboxStore {
         SqliteOutbox::new(&self.names, self.shards, limits)
     }
 
-    /// Makes the tables, or brings them to this version. The number of shards is fixed with that.
+    /// Makes the tables, or brings them to this version. The number of shards is fixed with that. The answer is about the tables without
+    /// the archive, which follows in a transaction of its own.
     ///
     /// # Errors
     ///
@@ -62,6 +83,9 @@ impl SqliteOutboxStore {
     /// A dropped migration is done as a whole, or not at all.
     pub async fn migrate(&self) -> Result<Migrated, StoreError> {
         let migrated = sqlite::migrate(&self.database, &schema(&self.names, self.shards)).await?;
+        if self.archive {
+            sqlite::migrate(&self.database, &archive_schema(&self.names)).await?;
+        }
         self.check_shards("migrate tables").await?;
         Ok(migrated)
     }
@@ -76,7 +100,10 @@ impl SqliteOutboxStore {
     ///
     /// Cancel safe: it changes nothing.
     pub async fn verify(&self) -> Result<Vec<Difference>, StoreError> {
-        let differences = sqlite::verify(&self.database, &schema(&self.names, self.shards)).await?;
+        let mut differences = sqlite::verify(&self.database, &schema(&self.names, self.shards)).await?;
+        if self.archive {
+            differences.extend(sqlite::verify(&self.database, &archive_schema(&self.names)).await?);
+        }
         if differences.is_empty() {
             self.check_shards("verify tables").await?;
         }

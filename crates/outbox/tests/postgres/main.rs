@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod adding;
+mod archive;
 mod common;
 mod conformance;
 mod dead;

@@ -67,3 +67,16 @@ impl Harness for File {
 }
 
 outbox_conformance!(File::new());
+
+/// Every promise again, with an archive.
+mod archiving {
+    use super::*;
+
+    async fn file() -> Option<File> {
+        let file = File::new().await?;
+        file.store.clone().with_archive().migrate().await.unwrap();
+        Some(file)
+    }
+
+    outbox_conformance!(file());
+}
