@@ -14,6 +14,7 @@ const CRATES: &[(&str, &[&Metric])] = &[
     ("relaykit-retry", relaykit_retry::METRICS),
     ("relaykit-iterable-handlers", relaykit_iterable_handlers::METRICS),
     ("relaykit-persistent-queue", relaykit_persistent_queue::METRICS),
+    ("relaykit-inbox", relaykit_inbox::METRICS),
     ("relaykit-outbox", relaykit_outbox::METRICS),
 ];
 
@@ -84,7 +85,7 @@ fn every_metric_is_named_by_the_rules() {
         assert_eq!(metric.kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
         let prefix = name.split('_').next().unwrap();
         assert!(
-            ["batch", "retry", "iterable", "queue", "outbox"].contains(&prefix),
+            ["batch", "retry", "iterable", "queue", "inbox", "outbox"].contains(&prefix),
             "{name} names its crate first"
         );
         assert!(!metric.help.is_empty() && metric.help.chars().next().unwrap().is_ascii(), "{name}");
