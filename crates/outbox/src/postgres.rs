@@ -48,13 +48,13 @@
 mod archive;
 mod outbox;
 mod queries;
-mod row;
 mod schema;
 mod statement;
 mod store;
 
 pub use archive::PgArchive;
 pub use outbox::PgOutbox;
-pub use schema::{PgSchema, WrongShards};
+pub use relaykit_sql_store::postgres::WrongShards;
+pub use schema::PgSchema;
 pub use statement::AddStatement;
 pub use store::PgOutboxStore;

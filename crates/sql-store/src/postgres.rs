@@ -6,8 +6,13 @@ mod lease;
 mod listen;
 mod migrate;
 mod pool;
+/// What columns of streams hold, and how it is read and written.
+pub mod row;
+mod shards;
 mod sql;
 mod statement;
+/// Pages and settlements of streams, as the functions in the database take and return them.
+pub mod stream;
 #[cfg(feature = "test-util")]
 mod testing;
 mod verify;
@@ -19,6 +24,7 @@ pub use lease::{LEASE_MIGRATION, LEASE_TABLES, PgLeaseStore};
 pub use listen::{Listener, Notifier, channel};
 pub use migrate::{migrate, migration_sql, version};
 pub use pool::{Finish, Guarded, GuardedBuilder, Work};
+pub use shards::{WrongShards, check_shards};
 pub use sqlx;
 pub use statement::Statement;
 #[cfg(feature = "test-util")]

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Classify, OrderingKey};
+use relaykit_sql_store::postgres::row::{RawMessage, attempts};
 use relaykit_sql_store::postgres::{Finish, Guarded, PgTimestamp, PgUuid, Statement};
 use relaykit_sql_store::{Names, Sql, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::row::{RawMessage, attempts};
 use crate::archive::{Archive, ArchiveFilter, Archived};
 use crate::dead::check_limit;
 use crate::retention::{Maintained, Upkeep, is_busy};

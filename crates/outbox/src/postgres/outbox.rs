@@ -2,12 +2,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Message, MessageId, OrderingKey};
+use relaykit_sql_store::postgres::row::micros;
 use relaykit_sql_store::postgres::{PgTimestamp, PgUuid, driver_error};
 use relaykit_sql_store::{Names, Sql, StoreError};
 use sqlx::{PgConnection, Row};
 
 use super::queries;
-use super::row::micros;
 use super::statement::AddStatement;
 use crate::added::{AddError, Added};
 use relaykit_sql_store::message::{read_headers, write_headers};

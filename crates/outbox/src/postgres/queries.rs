@@ -1,21 +1,3 @@
-// The statements that depend on the size of the table are functions, which carry the planner's settings with them: the
-// statistics of a table that fills and empties all day are never right, and by those it would now and then read
-// all of a shard and sort it, or all of the table for each row, for as long as a prepared plan lives. Settings of a
-// session would be lost behind a pooler.
-
-/// What all of these functions have: only the server's own names are found, and rows are found by index. (A plan that
-/// must scan all the same is thought to be dear enough to be compiled, which takes longer than any; and planning anew for
-/// each call takes longer than a call.)
-pub(super) const BY_INDEX: &str =
-    " language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
-    set enable_seqscan = off set enable_bitmapscan = off set jit = off
-    set plan_cache_mode = force_generic_plan as $relaykit_fn$ begin return query
-";
-
-/// Ends such a function.
-pub(super) const END: &str = "; end $relaykit_fn$;
-";
-
 pub(super) const CREATE_ADD_ALL: &str =
     "create function {add_all}(uuid[], text[], text[], bytea[], text[], timestamptz[], bigint)
     returns table (out_n bigint, out_added bool, out_same bool, out_headers text)";

@@ -1,10 +1,10 @@
+use relaykit_sql_store::postgres::stream::{BY_INDEX, BY_INDEX_END};
 use relaykit_sql_store::postgres::{
-    Guarded, LEASE_MIGRATION, LEASE_TABLES, Migrated, migrate, migration_sql, verify,
+    Guarded, LEASE_MIGRATION, LEASE_TABLES, Migrated, check_shards, migrate, migration_sql, verify,
 };
 use relaykit_sql_store::{
-    Difference, FENCE, Migration, Names, SHARD_OF, Schema, Shards, Sql, StoreError, TableForm,
+    Difference, FENCE, Migration, Names, SHARD_OF, Schema, Shards, StoreError, TableForm,
 };
-use sqlx::PgConnection;
 
 use super::archive::{ARCHIVE_MIGRATIONS, ARCHIVE_TABLES};
 use super::queries;
@@ -60,7 +60,7 @@ impl PgSchema {
     ///
     /// # Errors
     ///
-    /// The tables are newer, or have another number of shards ([`WrongShards`], as the source of
+    /// The tables are newer, or have another number of shards ([`WrongShards`](super::WrongShards), as the source of
     /// [`StoreError::Rejected`]); or any variant of [`StoreError`].
     ///
     /// # Cancel safety
@@ -71,7 +71,7 @@ impl PgSchema {
         if let Some(archive) = self.archive_schema() {
             migrate(pool, &archive).await?;
         }
-        self.check_shards(pool).await?;
+        check_shards(pool, &self.names, self.shards).await?;
         Ok(migrated)
     }
 
@@ -98,7 +98,7 @@ impl PgSchema {
             differences.extend(verify(pool, &archive).await?);
         }
         if differences.is_empty() {
-            self.check_shards(pool).await?;
+            check_shards(pool, &self.names, self.shards).await?;
         }
         Ok(differences)
     }
@@ -112,33 +112,6 @@ impl PgSchema {
         let schema = || Schema::new(self.names.clone(), &ARCHIVE_MIGRATIONS, &ARCHIVE_TABLES);
         self.archive.then(|| schema().versions_in("archive_version"))
     }
-
-    async fn check_shards(&self, pool: &Guarded) -> Result<(), StoreError> {
-        const OP: &str = "check the number of shards";
-        let count = pool.statement(Sql::new(&self.names.on_postgres(), &["select count(*) from {shards}"]));
-        let found: i64 = pool
-            .run(OP, move |conn: &mut PgConnection| {
-                let count = count.clone();
-                Box::pin(async move { count.scalar().fetch_one(conn).await })
-            })
-            .await?;
-        let wanted = self.shards.count();
-        if found != i64::from(wanted) {
-            return Err(StoreError::Rejected { op: OP, source: Box::new(WrongShards { found, wanted }) });
-        }
-        Ok(())
-    }
-}
-
-/// The tables were made with another number of shards, which cannot be changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the tables have {found} shards, but {wanted} are asked for")]
-#[non_exhaustive]
-pub struct WrongShards {
-    /// How many the tables have.
-    pub found: i64,
-    /// How many were asked for.
-    pub wanted: u16,
 }
 
 // A later one that changes what settles must do so with an archive, too: see `SETTLE_ARCHIVED`.
@@ -154,25 +127,25 @@ static MIGRATIONS: [Migration; 1] = [Migration {
         ",
         ADD,
         queries::CREATE_ADD_ALL,
-        queries::BY_INDEX,
+        BY_INDEX,
         queries::ADD,
-        queries::END,
+        BY_INDEX_END,
         queries::CREATE_PAGE,
-        queries::BY_INDEX,
+        BY_INDEX,
         queries::PAGE,
-        queries::END,
+        BY_INDEX_END,
         queries::CREATE_SETTLE,
-        queries::BY_INDEX,
+        BY_INDEX,
         FENCE,
         queries::SETTLE[0],
         queries::SETTLE[1],
         queries::SETTLE[2],
-        queries::END,
+        BY_INDEX_END,
         queries::CREATE_SUSPECT,
-        queries::BY_INDEX,
+        BY_INDEX,
         FENCE,
         queries::SUSPECT,
-        queries::END,
+        BY_INDEX_END,
     ],
 }];
 

@@ -1,17 +1,17 @@
 use relaykit_pipeline_traits::{MessageId, OrderingKey};
-use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, PgUuid, Statement};
+use relaykit_sql_store::postgres::row::{RawMessage, attempts, count, duration, message_id};
+use relaykit_sql_store::postgres::stream::{
+    SettlementColumns, bind_filter, lease_columns, read_from_columns, read_page, read_settled, readable,
+    row_columns,
+};
+use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, Statement};
 use relaykit_sql_store::{Lease, Names, Sql, StoreError};
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
 use super::queries;
-use super::row::{RawMessage, attempts, duration, micros, row_id, stored_attempts};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
-use crate::store::{
-    Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable,
-};
-use relaykit_sql_store::error_text;
+use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Suspicion};
 
 /// An outbox's messages in Postgres, for the relay and for operators. Cheap to clone.
 ///
@@ -92,7 +92,7 @@ impl OutboxStore for PgOutboxStore {
 
     async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
         let sql = self.page.clone();
-        let (shards, afters) = columns(from.iter().map(|from| (from.shard, from.after)));
+        let (shards, afters) = read_from_columns(from);
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         self.pool
             .run("read messages", move |conn: &mut PgConnection| {
@@ -113,14 +113,14 @@ impl OutboxStore for PgOutboxStore {
     ) -> Result<Settled, StoreError> {
         let sql = self.suspect.clone();
         let (held, tokens) = lease_columns(leases);
-        let (shards, seqs) = self::rows(rows);
+        let (shards, seqs) = row_columns(rows);
         self.pool
             .run("note what is sent", move |conn: &mut PgConnection| {
                 let (sql, held, tokens) = (sql.clone(), held.clone(), tokens.clone());
                 let (shards, seqs) = (shards.clone(), seqs.clone());
                 Box::pin(async move {
                     let query = sql.query().bind(held).bind(tokens).bind(shards).bind(seqs);
-                    settled(&query.bind(suspicion.as_number()).fetch_one(conn).await?)
+                    read_settled(&query.bind(suspicion.as_number()).fetch_one(conn).await?)
                 })
             })
             .await
@@ -131,7 +131,7 @@ impl OutboxStore for PgOutboxStore {
         self.pool
             .run("settle messages", move |conn: &mut PgConnection| {
                 let (sql, columns) = (sql.clone(), std::sync::Arc::clone(&columns));
-                Box::pin(async move { settled(&columns.bind(sql.query()).fetch_one(conn).await?) })
+                Box::pin(async move { read_settled(&columns.bind(sql.query()).fetch_one(conn).await?) })
             })
             .await
     }
@@ -160,7 +160,7 @@ impl OutboxStore for PgOutboxStore {
             .run(OP, move |conn: &mut PgConnection| {
                 let (sql, filter) = (sql.clone(), filter.clone());
                 Box::pin(async move {
-                    let rows = bind(sql.query(), &filter, limit).fetch_all(conn).await?;
+                    let rows = bind_filter(sql.query(), &filter, limit).fetch_all(conn).await?;
                     rows.iter().map(dead_letter).collect()
                 })
             })
@@ -179,7 +179,7 @@ impl OutboxStore for PgOutboxStore {
                     // Those that stay make room for others behind them.
                     loop {
                         let left = limit - i64::try_from(replayed.len()).unwrap_or(limit);
-                        let rows = bind(lock.query(), &filter, left).fetch_all(&mut *conn).await?;
+                        let rows = bind_filter(lock.query(), &filter, left).fetch_all(&mut *conn).await?;
                         let Some(last) = rows.last() else { break };
                         filter.after = Some(Seq(last.try_get(0)?));
                         let readable = readable(&rows)?;
@@ -203,9 +203,9 @@ impl OutboxStore for PgOutboxStore {
         self.pool
             .run(OP, move |conn: &mut PgConnection| {
                 let (sql, filter) = (sql.clone(), filter.clone());
-                Box::pin(
-                    async move { Ok(bind(sql.query(), &filter, limit).execute(conn).await?.rows_affected()) },
-                )
+                Box::pin(async move {
+                    Ok(bind_filter(sql.query(), &filter, limit).execute(conn).await?.rows_affected())
+                })
             })
             .await
     }
@@ -237,133 +237,6 @@ impl OutboxStore for PgOutboxStore {
     }
 }
 
-/// A settlement's rows, column by column.
-struct SettlementColumns {
-    leases: (Vec<i32>, Vec<i64>),
-    done: (Vec<i32>, Vec<i64>),
-    retry: (Vec<i32>, Vec<i64>),
-    retry_attempts: Vec<i32>,
-    waits: Vec<i64>,
-    fresh: Vec<bool>,
-    suspect: Vec<bool>,
-    retry_errors: Vec<String>,
-    dead: (Vec<i32>, Vec<i64>),
-    dead_attempts: Vec<i32>,
-    reasons: Vec<&'static str>,
-    dead_errors: Vec<String>,
-}
-
-impl SettlementColumns {
-    fn new(settlement: &Settlement) -> Self {
-        let Settlement { leases, done, retry, dead } = settlement;
-        Self {
-            leases: lease_columns(leases),
-            done: rows(done),
-            retry: rows(retry.iter().map(|waiting| &waiting.row)),
-            retry_attempts: retry.iter().map(|waiting| stored_attempts(waiting.attempts)).collect(),
-            waits: retry.iter().map(|waiting| micros(waiting.wait)).collect(),
-            fresh: retry.iter().map(|waiting| waiting.fresh).collect(),
-            suspect: retry.iter().map(|waiting| waiting.suspect).collect(),
-            retry_errors: retry.iter().map(|waiting| error_text(&waiting.error)).collect(),
-            dead: rows(dead.iter().map(|dying| &dying.row)),
-            dead_attempts: dead.iter().map(|dying| stored_attempts(dying.attempts)).collect(),
-            reasons: dead.iter().map(|dying| dying.reason.as_str()).collect(),
-            dead_errors: dead.iter().map(|dying| error_text(&dying.error)).collect(),
-        }
-    }
-
-    fn bind(&self, query: Query<'static, Postgres, PgArguments>) -> Query<'static, Postgres, PgArguments> {
-        query
-            .bind(self.leases.0.clone())
-            .bind(self.leases.1.clone())
-            .bind(self.done.0.clone())
-            .bind(self.done.1.clone())
-            .bind(self.retry.0.clone())
-            .bind(self.retry.1.clone())
-            .bind(self.retry_attempts.clone())
-            .bind(self.waits.clone())
-            .bind(self.fresh.clone())
-            .bind(self.retry_errors.clone())
-            .bind(self.dead.0.clone())
-            .bind(self.dead.1.clone())
-            .bind(self.dead_attempts.clone())
-            .bind(self.reasons.clone())
-            .bind(self.dead_errors.clone())
-            .bind(self.suspect.clone())
-    }
-}
-
-fn lease_columns(leases: &[Lease]) -> (Vec<i32>, Vec<i64>) {
-    leases.iter().map(|lease| (i32::from(lease.shard.number()), lease.token)).unzip()
-}
-
-fn settled(row: &PgRow) -> Result<Settled, sqlx::Error> {
-    let stale: Vec<i32> = row.try_get(0)?;
-    Ok(Settled {
-        stale: stale.into_iter().map(super::row::shard).collect::<Result<_, _>>()?,
-        written: count(row, 1)?,
-    })
-}
-
-fn columns(rows: impl Iterator<Item = (relaykit_sql_store::Shard, Seq)>) -> (Vec<i32>, Vec<i64>) {
-    rows.map(|(shard, seq)| (i32::from(shard.number()), seq.0)).unzip()
-}
-
-fn rows<'r>(rows: impl IntoIterator<Item = &'r RowId>) -> (Vec<i32>, Vec<i64>) {
-    columns(rows.into_iter().map(|row| (row.shard, row.seq)))
-}
-
-fn read_page(rows: &[PgRow]) -> Result<Page, sqlx::Error> {
-    let mut page = Page::default();
-    for row in rows {
-        if let Some(shard) = row.try_get(0)? {
-            read_row(row, row_id(shard, row.try_get(1)?)?, &mut page)?;
-        } else {
-            let (shards, seqs): (Vec<i32>, Vec<i64>) = (row.try_get(12)?, row.try_get(13)?);
-            let due = shards.into_iter().zip(seqs).map(|(shard, seq)| row_id(shard, seq));
-            page.due = due.collect::<Result<_, _>>()?;
-            page.next_due = row.try_get::<Option<i64>, _>(14)?.map(duration);
-            page.mark = count(row, 15)?;
-            page.settled = count(row, 16)?;
-        }
-    }
-    Ok(page)
-}
-
-fn read_row(row: &PgRow, id: RowId, page: &mut Page) -> Result<(), sqlx::Error> {
-    let raw = RawMessage::read(row, 2)?;
-    let key = raw.key();
-    match raw.message() {
-        Ok(message) => page.rows.push(Stored {
-            row: id,
-            message,
-            attempts: attempts(row.try_get(8)?),
-            age: duration(row.try_get(9)?),
-            failing_for: row.try_get::<Option<i64>, _>(10)?.map(duration),
-            waited: row.try_get(11)?,
-            suspicion: Suspicion::from_number(row.try_get(17)?),
-        }),
-        Err(error) => page.unreadable.push(Unreadable { row: id, key, error }),
-    }
-    Ok(())
-}
-
-/// Binds what the filter asks for.
-fn bind(
-    query: Query<'static, Postgres, PgArguments>,
-    filter: &DeadFilter,
-    limit: i64,
-) -> Query<'static, Postgres, PgArguments> {
-    let ids = filter.ids.as_ref().map(|ids| ids.iter().map(|id| PgUuid(id.as_uuid())).collect::<Vec<_>>());
-    query
-        .bind(ids)
-        .bind(filter.kind.clone())
-        .bind(filter.key.as_ref().map(|key| key.as_str().to_owned()))
-        .bind(filter.reason.map(DeadReason::as_str))
-        .bind(filter.after.map_or(i64::MIN, |after| after.0))
-        .bind(limit)
-}
-
 fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     let raw = RawMessage::read(row, 1)?;
     Ok(DeadLetter::new(
@@ -379,17 +252,6 @@ fn dead_letter(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
     ))
 }
 
-/// Returns the places of the rows that are messages.
-fn readable(rows: &[PgRow]) -> Result<Vec<i64>, sqlx::Error> {
-    let mut seqs = Vec::with_capacity(rows.len());
-    for row in rows {
-        if RawMessage::read(row, 1)?.message().is_ok() {
-            seqs.push(row.try_get(0)?);
-        }
-    }
-    Ok(seqs)
-}
-
 fn blocked_key(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
     Ok(BlockedKey::new(
         row.try_get::<Option<String>, _>(0)?.and_then(|key| OrderingKey::new(key).ok()),
@@ -400,14 +262,6 @@ fn blocked_key(row: &PgRow) -> Result<BlockedKey, sqlx::Error> {
         duration(row.try_get(5)?),
         row.try_get::<Option<i64>, _>(6)?.map(duration),
     ))
-}
-
-fn message_id(row: &PgRow, column: usize) -> Result<MessageId, sqlx::Error> {
-    Ok(MessageId::from_uuid(row.try_get::<PgUuid, _>(column)?.0))
-}
-
-fn count(row: &PgRow, column: usize) -> Result<u64, sqlx::Error> {
-    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
 /// Checks how many a call asks for.

@@ -23,6 +23,8 @@ pub enum Finish<T> {
     Commit(T),
     /// It rolls back.
     Rollback(T),
+    /// Its connection is closed, which rolls back: nobody knows what is under way on it.
+    Abandon(T),
 }
 
 /// How often a call is tried when other transactions are in the way.
@@ -169,6 +171,37 @@ impl Guarded {
         self.shielded(Call { op, limit }, Mode::Transaction, work).await
     }
 
+    /// Runs work in a [`transaction`](Self::transaction) once, never again, for `limit` at the longest.
+    ///
+    /// The server bounds each statement by `limit`, too; to begin and to commit, there is the time of a call beside.
+    ///
+    /// # Errors
+    ///
+    /// Every variant of [`StoreError`]. A conflict with another transaction is one as well.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Cancel safety
+    ///
+    /// A call whose future is dropped goes on, to its end or its timeout, and its result is lost.
+    pub async fn transaction_once<T, F>(
+        &self,
+        op: &'static str,
+        limit: Duration,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, Finish<T>> + Send + 'static,
+    {
+        let (this, call) = (self.clone(), Call { op, limit });
+        let bound = limit.saturating_add(self.inner.call_timeout);
+        let task = tokio::spawn(async move { this.attempt(call, bound, 1, Mode::Transaction, work).await });
+        finished(op, task.await)?
+    }
+
     /// Begins a transaction that the caller ends. If it is dropped instead, it rolls back.
     ///
     /// # Errors
@@ -239,7 +272,7 @@ impl Guarded {
     {
         let mut tries = 1;
         loop {
-            match self.attempt(call, tries, mode, work).await {
+            match self.attempt(call, call.limit, tries, mode, work).await {
                 Err(StoreError::Conflict { .. }) if tries < MAX_TRIES => {
                     let wait = {
                         let mut rng = self.inner.rng.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,20 +286,31 @@ impl Guarded {
         }
     }
 
-    async fn attempt<T, F>(&self, call: Call, tries: u32, mode: Mode, work: &F) -> Result<T, StoreError>
+    async fn attempt<T, F>(
+        &self,
+        call: Call,
+        bound: Duration,
+        tries: u32,
+        mode: Mode,
+        work: F,
+    ) -> Result<T, StoreError>
     where
         T: Send,
-        F: for<'c> Fn(&'c mut PgConnection) -> Work<'c, Finish<T>> + Send + Sync,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, Finish<T>> + Send,
     {
         let mut conn = self.acquire(call).await?;
-        let result = within(&*self.inner.clock, call.limit, async {
+        let result = within(&*self.inner.clock, bound, async {
             match mode {
                 Mode::Plain => self.plain(&mut conn, work).await.map_err(Failed::Work),
                 Mode::Transaction => self.in_transaction(&mut conn, call, work).await,
             }
         });
         match result.await {
-            Some(Ok(value)) => Ok(value),
+            Some(Ok(Finish::Abandon(value))) => {
+                close(conn);
+                Ok(value)
+            }
+            Some(Ok(Finish::Commit(value) | Finish::Rollback(value))) => Ok(value),
             Some(Err(failed)) => {
                 if spoils_connection(failed.error()) {
                     close(conn);
@@ -278,7 +322,7 @@ impl Guarded {
             }
             None => {
                 close(conn);
-                Err(StoreError::Timeout { op: call.op, limit: call.limit })
+                Err(StoreError::Timeout { op: call.op, limit: bound })
             }
         }
     }
@@ -291,28 +335,42 @@ impl Guarded {
         }
     }
 
-    async fn plain<T, F>(&self, conn: &mut PgConnection, work: &F) -> Result<T, sqlx::Error>
+    async fn plain<T, F>(&self, conn: &mut PgConnection, work: F) -> Result<Finish<T>, sqlx::Error>
     where
-        F: for<'c> Fn(&'c mut PgConnection) -> Work<'c, Finish<T>>,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, Finish<T>>,
     {
         if self.inner.access.shared {
             sqlx::raw_sql(END_FORGOTTEN).execute(&mut *conn).await?;
         }
-        work(conn).await.map(Finish::into_inner)
+        work(conn).await
     }
 
-    async fn in_transaction<T, F>(&self, conn: &mut PgConnection, call: Call, work: &F) -> Result<T, Failed>
+    /// Answers as the work did, once the transaction has ended that way; but who abandons it is to close the connection.
+    async fn in_transaction<T, F>(
+        &self,
+        conn: &mut PgConnection,
+        call: Call,
+        work: F,
+    ) -> Result<Finish<T>, Failed>
     where
-        F: for<'c> Fn(&'c mut PgConnection) -> Work<'c, Finish<T>>,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, Finish<T>>,
     {
         let mut tx = conn.begin_with(self.inner.access.begin(call.limit)).await.map_err(Failed::Work)?;
         match work(&mut tx).await {
             Ok(Finish::Commit(value)) => match tx.commit().await {
-                Ok(()) => Ok(value),
+                // Work that left a transaction of its own open has had that one committed, and this one not.
+                Ok(()) if conn.is_in_transaction() => {
+                    Err(Failed::Work(sqlx::Error::Protocol("a nested transaction was left open".to_owned())))
+                }
+                Ok(()) => Ok(Finish::Commit(value)),
                 Err(error) if is_conflict(&error) => Err(Failed::Work(error)),
                 Err(error) => Err(Failed::Commit(error)),
             },
-            Ok(Finish::Rollback(value)) => tx.rollback().await.map(|()| value).map_err(Failed::Work),
+            Ok(Finish::Rollback(value)) => {
+                tx.rollback().await.map(|()| Finish::Rollback(value)).map_err(Failed::Work)
+            }
+            // The rollback that begins when it is dropped comes to nothing.
+            Ok(Finish::Abandon(value)) => Ok(Finish::Abandon(value)),
             Err(error) => {
                 // What went wrong says more than whether the rollback got through; a connection that broke is
                 // closed by its error.
@@ -340,14 +398,6 @@ impl Failed {
     fn error(&self) -> &sqlx::Error {
         match self {
             Self::Work(error) | Self::Commit(error) => error,
-        }
-    }
-}
-
-impl<T> Finish<T> {
-    fn into_inner(self) -> T {
-        match self {
-            Self::Commit(value) | Self::Rollback(value) => value,
         }
     }
 }

@@ -4,7 +4,7 @@ use sqlx::{Decode, Postgres, Type};
 
 use crate::Sql;
 
-/// A statement for the connections of one [`Guarded`](super::Guarded) pool.
+/// A statement, for the connections of one [`Guarded`](super::Guarded) pool or others alike.
 ///
 /// It is prepared once for each session, unless a pooler stands between: there it is prepared anew each time,
 /// without a name, since the session may know another client's statement by that name. (sqlx names statements even
@@ -16,7 +16,10 @@ pub struct Statement {
 }
 
 impl Statement {
-    pub(super) fn new(sql: Sql, persistent: bool) -> Self {
+    /// Makes a statement for connections outside of a [`Guarded`](super::Guarded) pool. Behind a pooler in transaction mode it
+    /// must not be `persistent`.
+    #[must_use]
+    pub const fn new(sql: Sql, persistent: bool) -> Self {
         Self { sql, persistent }
     }
 

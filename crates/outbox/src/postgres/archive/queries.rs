@@ -1,3 +1,4 @@
+use relaykit_sql_store::postgres::stream::{BY_INDEX, BY_INDEX_END};
 use relaykit_sql_store::{FENCE, Migration, TableForm};
 
 use crate::postgres::queries as outbox;
@@ -36,12 +37,12 @@ pub(in crate::postgres) static ARCHIVE_MIGRATIONS: [Migration; 1] = [Migration {
     end $relaykit_acl$;
     ",
         outbox::CREATE_SETTLE,
-        outbox::BY_INDEX,
+        BY_INDEX,
         FENCE,
         outbox::SETTLE_ARCHIVED[0],
         outbox::SETTLE_ARCHIVED[1],
         outbox::SETTLE_ARCHIVED[2],
-        outbox::END,
+        BY_INDEX_END,
     ],
 }];
 
