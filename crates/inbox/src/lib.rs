@@ -13,6 +13,8 @@ mod inbox;
 mod memory;
 mod metrics;
 mod name;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod received;
 mod retention;
 mod routes;

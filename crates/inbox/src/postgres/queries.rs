@@ -1,0 +1,344 @@
+// Statements that read tables are functions with settings for the planner, as `BY_INDEX` says; those that only insert have
+// nothing that could be planned badly.
+
+/// Stores a message with its deliveries, unless its id is known; then it returns no row.
+///
+/// `$3` is what its shard is computed from. Its handlers are `$10`, and `$11` says which of them keep order.
+pub(super) const RECEIVE_ONE: &str = "with stored as (
+    insert into {messages}
+      (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, digest, handlers)
+    values ($1, $2, {shard_of}($3::bytea), $4, $5::text, $6, $7, $8, $9, $10::text[])
+    on conflict (scope, message_id) do nothing
+    returning seq, shard
+),
+led as (
+    insert into {deliveries} (shard, handler, message_seq, ordering_key)
+    select s.shard, r.handler, s.seq, case when r.ordered then $5::text end
+    from stored s cross join rows from (pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bool[])) as r(handler, ordered)
+)
+select seq from stored";
+
+/// Stores messages in their order with their deliveries, but for those whose ids are known; returns the ids of the others.
+pub(super) const RECEIVE_ALL: &str = "with routes as materialized (
+    select * from rows from
+      (pg_catalog.unnest($9::text[]), pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bool[]))
+      with ordinality as r(kind, handler, ordered, n)
+),
+stored as (
+    insert into {messages}
+      (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, digest, handlers)
+    select $1, a.message_id, {shard_of}(pg_catalog.convert_to(coalesce(a.ordering_key, a.message_id::text), 'UTF8')),
+      a.kind, a.ordering_key, a.payload, a.headers, a.occurred_at, a.digest,
+      array(select r.handler from routes r where r.kind = a.kind order by r.n)
+    from rows from (
+        pg_catalog.unnest($2::uuid[]), pg_catalog.unnest($3::text[]), pg_catalog.unnest($4::text[]),
+        pg_catalog.unnest($5::bytea[]), pg_catalog.unnest($6::text[]), pg_catalog.unnest($7::timestamptz[]),
+        pg_catalog.unnest($8::bytea[])
+      ) with ordinality as a(message_id, kind, ordering_key, payload, headers, occurred_at, digest, n)
+    order by a.n
+    on conflict (scope, message_id) do nothing
+    returning seq, message_id, shard, kind, ordering_key
+),
+led as (
+    insert into {deliveries} (shard, handler, message_seq, ordering_key)
+    select s.shard, r.handler, s.seq, case when r.ordered then s.ordering_key end
+    from stored s join routes r on r.kind = s.kind order by s.seq, r.n
+)
+select message_id from stored";
+
+pub(super) const CREATE_KNOWN: &str =
+    "create function {known}(text, uuid[]) returns table (out_id uuid, out_digest bytea)";
+
+pub(super) const CALL_KNOWN: &str = "select * from {known}($1, $2)";
+
+/// Looks up the digests of the messages whose ids are there.
+pub(super) const KNOWN: &str =
+    "select m.message_id, m.digest from unnest($2::uuid[]) as a(id) cross join lateral (
+    select m.message_id, m.digest from {messages} m where m.scope = $1 and m.message_id = a.id limit 1
+) m";
+
+pub(super) const CREATE_PAGE: &str = "create function {page}(text, int[], bigint[], int)
+    returns table (out_shard int, out_seq bigint, out_id uuid, out_kind text, out_key text, out_payload bytea,
+      out_headers text, out_occurred_at timestamptz, out_attempts int, out_age bigint, out_failing bigint,
+      out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_mark bigint,
+      out_settled bigint, out_suspicion smallint)";
+
+pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3, $4)";
+
+pub(super) const CREATE_SETTLE: &str = "create function {settle}(
+      int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
+      int[], bigint[], int[], text[], text[], bool[]
+    ) returns table (out_stale int[], out_written bigint)";
+
+pub(super) const CALL_SETTLE: &str =
+    "select * from {settle}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+
+pub(super) const CREATE_SUSPECT: &str = "create function {suspect}(int[], bigint[], bigint[], smallint)
+    returns table (out_stale int[], out_written bigint)";
+
+pub(super) const CALL_SUSPECT: &str = "select * from {suspect}($1, $2, $3, $4)";
+
+pub(super) const CREATE_FINISH: &str = "create function {finish}(int[], bigint[], bigint)
+    returns table (out_holds bool, out_gone bool)";
+
+pub(super) const CALL_FINISH: &str = "select * from {finish}($1, $2, $3)";
+
+/// Reads pages of the handler `$1`, what is due, when more is, and the marks, all of one snapshot.
+///
+/// The mark is a transaction number drawn after the snapshot was taken. Whoever adds a delivery has its number before the
+/// delivery's place, so one that was not in sight and lies before one that was has a lower number than the mark.
+/// Without rows nothing depends on it, and an idle worker draws no numbers.
+///
+/// `seq + 0` is what the index of pages has: by `seq`, the planner would now and then follow the primary key, through the
+/// deliveries of all other handlers.
+pub(super) const PAGE: &str = "with t as materialized (select pg_catalog.clock_timestamp() as now),
+asked as materialized (select * from unnest($2::int[], $3::bigint[]) as f(shard, after)),
+page as materialized (
+    select d.* from asked f cross join t cross join lateral (
+        select d.* from {deliveries} d
+        where d.handler = $1 and d.shard = f.shard and d.seq + 0 > f.after
+          and (d.retry_at is null or d.retry_at <= t.now)
+          and not exists (
+            select from {deliveries} w where w.handler = $1 and w.shard = d.shard and w.ordering_key = d.ordering_key
+              and w.seq < d.seq and w.retry_at is not null and (w.retry_at > t.now or w.seq <= f.after)
+          )
+        order by d.seq + 0 limit $4::int
+    ) d
+),
+ready as materialized (
+    select w.shard, w.seq, w.ordering_key from asked f cross join t cross join lateral (
+        select w.shard, w.seq, w.ordering_key from {deliveries} w
+        where w.handler = $1 and w.shard = f.shard and w.retry_at is not null and w.retry_at <= t.now
+        order by w.handler, w.shard, w.retry_at
+    ) w
+),
+due as materialized (
+    select r.shard, min(r.seq) as seq from ready r cross join t
+    where not exists (
+        select from {deliveries} w where w.handler = $1 and w.shard = r.shard and w.ordering_key = r.ordering_key
+          and w.seq < r.seq and w.retry_at is not null and w.retry_at > t.now
+    )
+    group by r.shard
+),
+next as materialized (
+    select min(w.retry_at) as at from asked f cross join t cross join lateral (
+        select w.retry_at from {deliveries} w
+        where w.handler = $1 and w.shard = f.shard and w.retry_at is not null and w.retry_at > t.now
+          and w.retry_at < 'infinity'
+        order by w.handler, w.shard, w.retry_at limit 1
+    ) w
+)
+select null::int, null::bigint, null::uuid, null::text, null::text, null::bytea, null::text, null::timestamptz,
+  null::int, null::bigint, null::bigint, null::bool,
+  array(select shard from due order by shard), array(select seq from due order by shard),
+  (select ceil(extract(epoch from n.at - t.now) * 1000000)::bigint from next n, t),
+  case when exists (select from page) then pg_catalog.pg_current_xact_id()
+    else pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) end::text::bigint,
+  pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint, null::smallint
+union all
+(select p.shard, p.seq, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at,
+  p.attempts, (extract(epoch from t.now - m.received_at) * 1000000)::bigint,
+  (extract(epoch from t.now - p.first_failed_at) * 1000000)::bigint, p.retry_at is not null,
+  null::int[], null::bigint[], null::bigint, null::bigint, null::bigint, p.suspicion
+from page p cross join t cross join lateral (
+    select m.* from {messages} m where m.seq = p.message_seq limit 1
+) m order by p.shard, p.seq)";
+
+/// Follows [`FENCE`](relaykit_sql_store::FENCE).
+///
+/// A row that waits already with these attempts was written before, and the answer was lost.
+///
+/// Places are found by `any` alone, and what is written by its number in the list: a join with the list would be planned by
+/// the size that the table is thought to have, and now and then begin with all of its rows.
+pub(super) const SETTLE: &str = ", t as materialized (select pg_catalog.clock_timestamp() as now),
+done as (
+    delete from {deliveries} d
+    where d.seq = any($4::bigint[]) and d.shard = any(array(select f.shard from fence f))
+    returning 1
+),
+retried as (
+    update {deliveries} d set (attempts, retry_at, last_error, first_failed_at, last_failed_at, suspicion) = (
+      select ($7::int[])[r.n], t.now + ($8::bigint[])[r.n] * interval '1 microsecond', ($10::text[])[r.n],
+        case when ($9::bool[])[r.n] then t.now else coalesce(d.first_failed_at, t.now) end, t.now,
+        ($16::bool[])[r.n]::int
+      from (select array_position($6::bigint[], d.seq) as n) as r, t
+    )
+    where d.seq = any($6::bigint[]) and d.shard = any(array(select f.shard from fence f))
+      and (d.retry_at is null or d.retry_at <= (select t.now from t)
+        or d.attempts <> ($7::int[])[array_position($6::bigint[], d.seq)])
+    returning 1
+),
+dying as (
+    delete from {deliveries} d
+    where d.seq = any($12::bigint[]) and d.shard = any(array(select f.shard from fence f))
+    returning d.seq, d.shard, d.handler, d.message_seq, d.ordering_key, d.first_failed_at,
+      array_position($12::bigint[], d.seq) as n
+),
+died as (
+    insert into {dead} (seq, shard, handler, message_seq, ordering_key, attempts, first_failed_at, last_failed_at,
+      reason, error, died_at)
+    select d.seq, d.shard, d.handler, d.message_seq, d.ordering_key, ($13::int[])[d.n], coalesce(d.first_failed_at, t.now),
+      t.now, ($14::text[])[d.n], ($15::text[])[d.n], t.now
+    from dying d, t
+    returning 1
+)
+select
+  array(select g.shard from unnest($1::int[]) as g(shard)
+    where not exists (select from fence f where f.shard = g.shard) order by g.shard),
+  (select count(*) from done) + (select count(*) from retried) + (select count(*) from died)";
+
+/// Follows [`FENCE`](relaykit_sql_store::FENCE).
+pub(super) const SUSPECT: &str = ", noted as (
+    update {deliveries} d set suspicion = $4::smallint
+    where d.seq = any($3::bigint[]) and d.shard = any(array(select f.shard from fence f))
+    returning 1
+)
+select
+  array(select g.shard from unnest($1::int[]) as g(shard)
+    where not exists (select from fence f where f.shard = g.shard) order by g.shard),
+  (select count(*) from noted)";
+
+/// Follows [`FENCE`](relaykit_sql_store::FENCE): ends the delivery `$3`, and says whether the lease holds and whether it was there.
+pub(super) const FINISH: &str = ", gone as (
+    delete from {deliveries} d using fence f where d.shard = f.shard and d.seq = $3 returning 1
+)
+select exists (select from fence), exists (select from gone)";
+
+/// Leads messages to handlers that they were not led to before; `$1` to `$3` are routes.
+const ROUTES: &str = "with routes as materialized (
+    select * from rows from
+      (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::bool[]))
+      with ordinality as r(kind, handler, ordered, n)
+),";
+
+/// Whoever routes the same messages at the same time waits here, so that those of a key are led in their order.
+pub(super) const ROUTE: [&str; 2] = [
+    ROUTES,
+    "open as materialized (
+    select m.seq, m.shard, m.kind, m.ordering_key from {messages} m
+    where m.handlers = '{}' and m.payload is not null and m.kind = any($1::text[])
+    order by m.seq limit $4::bigint for update of m
+),
+routed as (
+    update {messages} m set handlers = array(select r.handler from routes r where r.kind = o.kind order by r.n)
+    from open o where m.seq = o.seq
+),
+led as (
+    insert into {deliveries} (shard, handler, message_seq, ordering_key)
+    select o.shard, r.handler, o.seq, case when r.ordered then o.ordering_key end
+    from open o join routes r on r.kind = o.kind order by o.seq, r.n
+)
+select pg_catalog.count(*) from open",
+];
+
+/// Looks at up to `$6` messages behind `$4`, of which up to `$5` are led to the handler: the first of the routes.
+pub(super) const CATCH_UP: [&str; 2] = [
+    ROUTES,
+    "looked as materialized (
+    select m.seq from {messages} m where m.seq > $4::bigint order by m.seq limit $6::bigint
+),
+missed as materialized (
+    select m.seq, m.shard, m.ordering_key from {messages} m join routes r on r.kind = m.kind
+    where m.seq > $4 and m.seq <= (select pg_catalog.max(l.seq) from looked l)
+      and m.payload is not null and not (r.handler = any(m.handlers))
+    order by m.seq limit $5::bigint for update of m
+),
+caught as (
+    update {messages} m set handlers = pg_catalog.array_append(m.handlers, r.handler)
+    from missed o, routes r where m.seq = o.seq
+),
+led as (
+    insert into {deliveries} (shard, handler, message_seq, ordering_key)
+    select o.shard, r.handler, o.seq, case when r.ordered then o.ordering_key end
+    from missed o cross join routes r order by o.seq
+)
+select case when m.count = $5::bigint then m.last else l.last end, m.count from
+  (select pg_catalog.max(seq) as last from looked) as l,
+  (select pg_catalog.count(*) as count, pg_catalog.max(seq) as last from missed) as m
+where l.last is not null",
+];
+
+/// The oldest is the first that was stored: places and times of receipt grow together, but for what is stored at the same moment.
+pub(super) const DEPTH: &str = "select p.pending,
+  (select (extract(epoch from pg_catalog.clock_timestamp() - m.received_at) * 1000000)::bigint
+    from {messages} m where m.seq = p.first),
+  (select pg_catalog.count(*) from {dead} where handler = $1::text)
+from (
+    select pg_catalog.count(*) as pending, pg_catalog.min(message_seq) as first
+    from {deliveries} where handler = $1
+) as p";
+
+pub(super) const UNROUTED: &str = "select m.seq, m.scope, m.message_id, m.kind,
+  (extract(epoch from pg_catalog.clock_timestamp() - m.received_at) * 1000000)::bigint
+from {messages} m where m.handlers = '{}' and m.seq > $1::bigint order by m.seq limit $2::bigint";
+
+/// Which dead letters are meant: `$1` to `$6` are ids, kind, key, reason, place, limit, and `$7` is the handler.
+const FILTER: &str = "from {dead} d join {messages} m on m.seq = d.message_seq
+where ($7::text is null or d.handler = $7)
+  and ($1::uuid[] is null or m.message_id = any($1)) and ($2::text is null or m.kind = $2)
+  and ($3::text is null or m.ordering_key = $3) and ($4::text is null or d.reason = $4)
+  and d.seq > $5::bigint
+order by d.seq limit $6::bigint";
+
+pub(super) const DEAD: [&str; 2] = [
+    "select d.seq, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at,
+  d.handler, m.scope, d.reason, d.error, d.attempts, m.received_at, d.first_failed_at, d.died_at ",
+    FILTER,
+];
+
+pub(super) const LOCK_DEAD: [&str; 3] = [
+    "select d.seq, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at ",
+    FILTER,
+    " for update of d",
+];
+
+pub(super) const PURGE: [&str; 3] = [
+    "with meant as materialized (select d.seq ",
+    FILTER,
+    " for update of d) delete from {dead} d using meant where d.seq = meant.seq",
+];
+
+/// `$1` are places of dead letters that are locked.
+pub(super) const REPLAY: &str = "with gone as (
+    delete from {dead} d where d.seq = any($1::bigint[])
+    returning d.seq, d.shard, d.handler, d.message_seq, d.ordering_key
+),
+back as (
+    insert into {deliveries} (seq, shard, handler, message_seq, ordering_key, retry_at)
+    select g.seq, g.shard, g.handler, g.message_seq, g.ordering_key, pg_catalog.clock_timestamp() from gone g order by g.seq
+)
+select m.message_id from gone g join {messages} m on m.seq = g.message_seq order by g.seq";
+
+/// `$1` is the window in microseconds, here and in what follows, and `$2` how many.
+pub(super) const ERASE_DEAD: &str = "delete from {dead} d where d.seq in (
+    select o.seq from {dead} o
+    where o.died_at <= pg_catalog.clock_timestamp() - $1::bigint * interval '1 microsecond'
+    order by o.died_at limit $2::bigint for update of o skip locked
+)";
+
+const UNFINISHED: &str = "(m.handlers = '{}'
+    or exists (select from {deliveries} d where d.message_seq = m.seq)
+    or exists (select from {dead} d where d.message_seq = m.seq))";
+
+/// Locks messages that seem to be finished, so that they are led to no other handler any more.
+pub(super) const LOCK_FINISHED: [&str; 3] = [
+    "select m.seq from {messages} m
+where m.payload is not null and m.received_at <= pg_catalog.clock_timestamp() - $1::bigint * interval '1 microsecond'
+  and not ",
+    UNFINISHED,
+    " order by m.received_at limit $2::bigint for update of m skip locked",
+];
+
+/// Looks again, now that they are locked: one of them may have been led elsewhere before it was.
+pub(super) const ERASE_PAYLOADS: [&str; 2] = [
+    "update {messages} m set payload = null, headers = '{}'
+where m.seq = any($1::bigint[]) and m.payload is not null and not ",
+    UNFINISHED,
+];
+
+/// Whose payload is erased is finished, and is led nowhere any more.
+pub(super) const ERASE_IDS: &str = "delete from {messages} m where m.seq in (
+    select o.seq from {messages} o
+    where o.payload is null and o.received_at <= pg_catalog.clock_timestamp() - $1::bigint * interval '1 microsecond'
+    order by o.received_at limit $2::bigint for update of o skip locked
+)";

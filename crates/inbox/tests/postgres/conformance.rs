@@ -1,0 +1,5 @@
+use relaykit_inbox::inbox_conformance;
+
+use crate::harness::Postgres;
+
+inbox_conformance!(Postgres::new());

@@ -1,0 +1,17 @@
+//! What the inbox promises on a real Postgres. `cargo xtask test` starts one.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+mod conformance;
+mod dead;
+mod harness;
+mod migrations;
+mod pages;
+mod plans;
+mod pooled;
+mod pooler;
+mod receiving;
+mod retention;
+mod roles;
+mod routing;
+mod transactional;
