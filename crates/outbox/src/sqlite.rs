@@ -33,7 +33,6 @@ mod add;
 mod archive;
 mod dead;
 mod page;
-mod row;
 mod schema;
 mod settle;
 mod statement;

@@ -1,13 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::{Clock, Message, OrderingKey, SystemClock, Timestamp};
+use relaykit_pipeline_traits::{Clock, Message, OrderingKey, SystemClock};
 use relaykit_sql_store::sqlite::rusqlite::{Connection, OptionalExtension as _, Result as SqlResult, params};
-use relaykit_sql_store::sqlite::{SqliteError, store_error};
+use relaykit_sql_store::sqlite::{CountedShards, RawMessage, SqliteError, due_at, in_savepoint, store_error};
 use relaykit_sql_store::{Names, Shards, Sql, StoreError};
 
-use super::row::{COLUMNS, Raw};
-use super::schema::{COUNT_SHARDS, PARKED, check_shards, count_shards};
+use super::schema::COLUMNS;
 use super::statement::AddStatement;
 use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
@@ -33,12 +32,11 @@ const KNOWN: [&str; 2] = [COLUMNS, " from {messages} m where m.message_id = ?1"]
 /// [`synchronous = FULL`](https://www.sqlite.org/pragma.html#pragma_synchronous) if a commit must survive the loss of power.
 #[derive(Debug, Clone)]
 pub struct SqliteOutbox {
-    shards: Shards,
+    shards: CountedShards,
     limits: Limits,
     clock: Arc<dyn Clock>,
     insert: Sql,
     known: Sql,
-    count: Sql,
     statement: Sql,
 }
 
@@ -48,12 +46,11 @@ impl SqliteOutbox {
     pub fn new(names: &Names, shards: Shards, limits: Limits) -> Self {
         let names = names.on_sqlite();
         Self {
-            shards,
+            shards: CountedShards::new(&names, shards),
             limits,
             clock: Arc::new(SystemClock::new()),
             insert: Sql::new(&names, &[INSERT]),
             known: Sql::new(&names, &KNOWN),
-            count: Sql::new(&names, &[COUNT_SHARDS]),
             statement: AddStatement::sql(&names),
         }
     }
@@ -101,25 +98,8 @@ impl SqliteOutbox {
     /// Those of [`add`](Self::add), or there are too many.
     pub fn add_all(&self, connection: &Connection, messages: &[Message]) -> Result<Vec<Added>, AddError> {
         self.limits.check_all(messages)?;
-        connection.execute_batch("savepoint relaykit_add").map_err(failed)?;
-        let added = messages.iter().map(|message| self.write(connection, message, None)).collect();
-        // Some errors end the transaction, and the savepoint with it.
-        if connection.is_autocommit() {
-            return added;
-        }
-        let end = if added.is_ok() {
-            "release relaykit_add"
-        } else {
-            "rollback to relaykit_add; release relaykit_add"
-        };
-        let ended = connection.execute_batch(end).map_err(failed);
-        if ended.is_err() && added.is_ok() {
-            // Outside of a transaction the release is the commit. It failed; nothing may be left open.
-            let _ = connection.execute_batch("rollback to relaykit_add; release relaykit_add");
-        }
-        let added = added?;
-        ended?;
-        Ok(added)
+        let add = || messages.iter().map(|message| self.write(connection, message, None)).collect();
+        in_savepoint(connection, add, failed)
     }
 
     /// Returns one SQL statement with one parameter that adds the messages, for connections that are not rusqlite's.
@@ -129,7 +109,7 @@ impl SqliteOutbox {
     /// A message is too large, or there are too many.
     pub fn statement(&self, messages: &[Message]) -> Result<AddStatement, TooLarge> {
         self.limits.check_all(messages)?;
-        Ok(AddStatement::new(&self.statement, self.shards, messages, self.clock.now()))
+        Ok(AddStatement::new(&self.statement, self.shards.given(), messages, self.clock.now()))
     }
 
     fn write(
@@ -142,9 +122,8 @@ impl SqliteOutbox {
         if written > 0 {
             return Ok(Added::Added);
         }
-        let found = count_shards(connection, &self.count).map_err(failed)?;
-        check_shards(self.shards, found)
-            .map_err(|error| StoreError::Rejected { op: OP, source: error.into() })?;
+        let checked = self.shards.check(connection).map_err(failed)?;
+        checked.map_err(|error| StoreError::Rejected { op: OP, source: error.into() })?;
         let id = message.id();
         match self.known(connection, message).map_err(failed)? {
             Some(Ok(known)) if same(&known, message) => Ok(Added::AlreadyAdded),
@@ -160,10 +139,10 @@ impl SqliteOutbox {
         message: &Message,
         delay: Option<Duration>,
     ) -> SqlResult<usize> {
-        let now = self.clock.now();
+        let (now, shards) = (self.clock.now(), self.shards.given());
         connection.prepare_cached(self.insert.as_str())?.execute(params![
-            self.shards.count(),
-            shard_of(self.shards, message).number(),
+            shards.count(),
+            shard_of(shards, message).number(),
             message.id().as_bytes(),
             message.kind(),
             message.ordering_key().map(OrderingKey::as_str),
@@ -171,7 +150,7 @@ impl SqliteOutbox {
             write_headers(message.headers()),
             message.occurred_at().as_micros(),
             now.as_micros(),
-            delay.map(|delay| after(now, delay)),
+            delay.map(|delay| due_at(now, delay)),
         ])
     }
 
@@ -181,13 +160,8 @@ impl SqliteOutbox {
         message: &Message,
     ) -> SqlResult<Option<Result<Message, String>>> {
         let mut known = connection.prepare_cached(self.known.as_str())?;
-        known.query_row([message.id().as_bytes()], |row| Ok(Raw::read(row)?.message)).optional()
+        known.query_row([message.id().as_bytes()], |row| Ok(RawMessage::read(row)?.message)).optional()
     }
-}
-
-/// Returns when a wait is over; never so late that it would count as parked.
-pub(super) fn after(now: Timestamp, wait: Duration) -> i64 {
-    (now + wait).as_micros().min(PARKED - 1)
 }
 
 fn failed(error: relaykit_sql_store::sqlite::rusqlite::Error) -> AddError {

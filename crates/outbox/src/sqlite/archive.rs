@@ -1,11 +1,10 @@
 use relaykit_pipeline_traits::{OrderingKey, Timestamp};
 use relaykit_sql_store::sqlite::rusqlite::types::Value;
 use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult, params_from_iter};
-use relaykit_sql_store::sqlite::{Database, rusqlite};
+use relaykit_sql_store::sqlite::{Database, RawMessage, id_list, rusqlite};
 use relaykit_sql_store::{Names, Sql, StoreError};
 
-use super::dead::hex_list;
-use super::row::{COLUMNS, Raw, WIDTH};
+use super::schema::COLUMNS;
 use crate::archive::{Archive, ArchiveFilter, Archived};
 use crate::dead::check_limit;
 use crate::retention::{Maintained, Upkeep, is_busy};
@@ -129,7 +128,7 @@ fn conditions(filter: &ArchiveFilter, limit: u32) -> [Value; 8] {
     let text = |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned()));
     let integer = |number: Option<i64>| number.map_or(Value::Null, Value::Integer);
     [
-        filter.ids.as_deref().map_or(Value::Null, |ids| Value::Text(hex_list(ids))),
+        filter.ids.as_deref().map_or(Value::Null, |ids| Value::Text(id_list(ids))),
         text(filter.kind.as_deref()),
         text(filter.key.as_ref().map(OrderingKey::as_str)),
         Value::Integer(filter.first().map_or(i64::MIN, Timestamp::as_micros)),
@@ -141,14 +140,14 @@ fn conditions(filter: &ArchiveFilter, limit: u32) -> [Value; 8] {
 }
 
 fn archived(row: &rusqlite::Row<'_>) -> SqlResult<Archived> {
-    let raw = Raw::read(row)?;
+    let raw = RawMessage::read(row)?;
     Ok(Archived {
         seq: raw.row.seq,
         id: raw.id,
         message: raw.message.ok(),
         attempts: raw.attempts,
         added_at: raw.added_at,
-        sent_at: Timestamp::from_micros(row.get(WIDTH)?),
+        sent_at: Timestamp::from_micros(row.get(RawMessage::WIDTH)?),
     })
 }
 

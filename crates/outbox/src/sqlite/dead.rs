@@ -1,20 +1,18 @@
-use std::fmt::Write as _;
-
 use relaykit_pipeline_traits::uuid::Uuid;
 use relaykit_pipeline_traits::{MessageId, OrderingKey, Timestamp};
-use relaykit_sql_store::sqlite::rusqlite::types::Value;
 use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult, params, params_from_iter};
+use relaykit_sql_store::sqlite::{CountedShards, PARKED, RawMessage, until};
 use relaykit_sql_store::{Names, Shards, Sql};
 
-use super::page::{NOT_BLOCKED, until};
-use super::row::{COLUMNS, Raw, WIDTH};
-use super::schema::{COUNT_SHARDS, PARKED, count_shards};
+use super::page::NOT_BLOCKED;
+use super::schema::COLUMNS;
 use super::settle::BURY;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason};
 use crate::store::{Depth, Seq};
-use relaykit_sql_store::message::hex;
 
-/// What every listing asks for; a condition that is not set is null.
+const WIDTH: usize = RawMessage::WIDTH;
+
+/// What every listing asks for, with the parameters of [`DeadFilter::sqlite_parameters`].
 const MATCHING: &str = " from {dead} m where m.seq > ?1
 and (?2 is null or m.message_id in (select unhex(value) from json_each(?2)))
 and (?3 is null or m.kind = ?3)
@@ -59,7 +57,7 @@ pub(super) struct Operate {
     replay: Sql,
     forget: Sql,
     blocked: Sql,
-    count: Sql,
+    shards: CountedShards,
     first: Sql,
     wait: Sql,
     bury: Sql,
@@ -67,7 +65,7 @@ pub(super) struct Operate {
 }
 
 impl Operate {
-    pub(super) fn new(names: &Names) -> Self {
+    pub(super) fn new(names: &Names, shards: Shards) -> Self {
         let sql = |parts: &[&'static str]| Sql::new(names, parts);
         Self {
             list: sql(&LIST),
@@ -76,7 +74,7 @@ impl Operate {
             replay: sql(&[REPLAY]),
             forget: sql(&[FORGET]),
             blocked: sql(&BLOCKED),
-            count: sql(&[COUNT_SHARDS]),
+            shards: CountedShards::new(names, shards),
             first: sql(&[FIRST]),
             wait: sql(&[WAIT]),
             bury: sql(&[BURY]),
@@ -91,10 +89,11 @@ impl Operate {
         limit: u32,
     ) -> SqlResult<Vec<DeadLetter>> {
         let mut list = connection.prepare_cached(self.list.as_str())?;
-        let mut rows = list.query(params_from_iter(conditions(filter).into_iter().chain([limit.into()])))?;
+        let mut rows =
+            list.query(params_from_iter(filter.sqlite_parameters().into_iter().chain([limit.into()])))?;
         let mut letters = Vec::new();
         while let Some(row) = rows.next()? {
-            let raw = Raw::read(row)?;
+            let raw = RawMessage::read(row)?;
             let reason: String = row.get(WIDTH)?;
             letters.push(DeadLetter::new(
                 raw.row.seq,
@@ -139,12 +138,12 @@ impl Operate {
         limit: u32,
     ) -> SqlResult<Vec<(Seq, MessageId)>> {
         let mut list = connection.prepare_cached(self.every.as_str())?;
-        let mut rows = list.query(params_from_iter(conditions(filter)))?;
+        let mut rows = list.query(params_from_iter(filter.sqlite_parameters()))?;
         let mut letters = Vec::new();
         while letters.len() < usize::try_from(limit).unwrap_or(usize::MAX)
             && let Some(row) = rows.next()?
         {
-            let raw = Raw::read(row)?;
+            let raw = RawMessage::read(row)?;
             if raw.message.is_ok() {
                 letters.push((raw.row.seq, raw.id));
             }
@@ -154,7 +153,8 @@ impl Operate {
 
     pub(super) fn purge(&self, connection: &Connection, filter: &DeadFilter, limit: u32) -> SqlResult<u64> {
         let mut purge = connection.prepare_cached(self.purge.as_str())?;
-        let purged = purge.execute(params_from_iter(conditions(filter).into_iter().chain([limit.into()])))?;
+        let purged =
+            purge.execute(params_from_iter(filter.sqlite_parameters().into_iter().chain([limit.into()])))?;
         Ok(u64::try_from(purged).unwrap_or(u64::MAX))
     }
 
@@ -166,7 +166,7 @@ impl Operate {
     ) -> SqlResult<Vec<BlockedKey>> {
         let mut blocked = connection.prepare_cached(self.blocked.as_str())?;
         let heads = blocked.query_map(params![limit, now.as_micros()], |row| {
-            let raw = Raw::read(row)?;
+            let raw = RawMessage::read(row)?;
             let retry_at: i64 = row.get(WIDTH)?;
             let due_in = (retry_at != PARKED).then(|| until(now, retry_at));
             let (error, age) = (row.get(WIDTH + 1)?, now.since(raw.added_at));
@@ -221,7 +221,7 @@ impl Operate {
 
     /// Returns the key's shard, by the tables' own count.
     fn shard(&self, connection: &Connection, key: &OrderingKey) -> SqlResult<Option<u16>> {
-        let shards = Shards::new(count_shards(connection, &self.count)?).ok();
+        let shards = Shards::new(self.shards.count(connection)?).ok();
         Ok(shards.map(|shards| shards.of(key.as_str().as_bytes()).number()))
     }
 
@@ -242,28 +242,6 @@ impl Operate {
     fn wait(&self, connection: &Connection, seq: i64, until: i64) -> SqlResult<()> {
         connection.prepare_cached(self.wait.as_str())?.execute([seq, until]).map(drop)
     }
-}
-
-/// The first five parameters of [`MATCHING`].
-fn conditions(filter: &DeadFilter) -> [Value; 5] {
-    let text = |text: Option<&str>| text.map_or(Value::Null, |text| Value::Text(text.to_owned()));
-    [
-        Value::Integer(filter.after.map_or(i64::MIN, |seq| seq.0)),
-        filter.ids.as_deref().map_or(Value::Null, |ids| Value::Text(hex_list(ids))),
-        text(filter.kind.as_deref()),
-        text(filter.key.as_ref().map(OrderingKey::as_str)),
-        text(filter.reason.map(DeadReason::as_str)),
-    ]
-}
-
-pub(super) fn hex_list(ids: &[MessageId]) -> String {
-    let mut list = String::from("[");
-    for (index, id) in ids.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        write!(list, "{comma}\"{}\"", hex(id.as_bytes())).expect("a text takes everything");
-    }
-    list.push(']');
-    list
 }
 
 pub(super) const DEPTH: &str = "select (select count(*) from {messages}),

@@ -1,10 +1,10 @@
-use relaykit_pipeline_traits::InvalidSetting;
-use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult};
 use relaykit_sql_store::sqlite::{self, LEASE_MIGRATION, LEASE_TABLES};
-use relaykit_sql_store::{Migration, Names, Schema, Shards, Sql, TableForm};
+use relaykit_sql_store::{Migration, Names, Schema, Shards, TableForm};
 
-/// A wait that ends only when an operator says so.
-pub(super) const PARKED: i64 = i64::MAX;
+/// The columns that are read as a message, of a table called `m`.
+pub(super) const COLUMNS: &str =
+    "select m.shard, m.seq, m.message_id, m.kind, m.ordering_key, m.payload, m.headers,
+m.occurred_at, m.added_at, m.attempts, m.first_failed_at";
 
 /// Places are never given twice, so a message that was replayed finds its old one free.
 ///
@@ -162,19 +162,4 @@ pub fn migration_sql(names: &Names, shards: Shards) -> String {
 #[must_use]
 pub fn archive_migration_sql(names: &Names) -> String {
     sqlite::migration_sql(&archive_schema(names), 0)
-}
-
-/// Reads into how many shards the tables divide their messages.
-pub(super) fn count_shards(connection: &Connection, sql: &Sql) -> SqlResult<u16> {
-    connection.prepare_cached(sql.as_str())?.query_row([], |row| row.get(0))
-}
-
-pub(super) const COUNT_SHARDS: &str = "select coalesce(max(shard) + 1, 0) from {shards}";
-
-/// Fails if the tables have another number of shards than is thought.
-pub(super) fn check_shards(given: Shards, found: u16) -> Result<(), InvalidSetting> {
-    if found == given.count() {
-        return Ok(());
-    }
-    Err(InvalidSetting::new("shards", given.count(), format!("{found}, as many as the tables have")))
 }

@@ -1,14 +1,13 @@
-use relaykit_pipeline_traits::{InvalidSetting, MessageId, OrderingKey, Timestamp};
-use relaykit_sql_store::sqlite::{self, Database, SqliteLeaseStore, rusqlite};
-use relaykit_sql_store::{Difference, Lease, Migrated, Names, Shards, Sql, StoreError};
-use rusqlite::Connection;
+use relaykit_pipeline_traits::{MessageId, OrderingKey};
+use relaykit_sql_store::sqlite::{self, Database, PageQueries, SettleQueries, SqliteLeaseStore, Tables};
+use relaykit_sql_store::{Difference, Lease, Migrated, Names, Schema, Shards, Sql, StoreError};
 
 use super::add::SqliteOutbox;
-use super::archive::SqliteArchive;
+use super::archive::{Keep, SqliteArchive};
 use super::dead::{DEPTH, Operate, depth};
-use super::page::Pages;
-use super::schema::{COUNT_SHARDS, archive_schema, check_shards, count_shards, schema};
-use super::settle::Settle;
+use super::page::pages;
+use super::schema::{archive_schema, schema};
+use super::settle::settle;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, check_limit};
 use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
 use relaykit_sql_store::Limits;
@@ -18,15 +17,13 @@ use relaykit_sql_store::Limits;
 /// Pages are read on a connection of its own, so polling takes no write lock.
 #[derive(Debug, Clone)]
 pub struct SqliteOutboxStore {
-    database: Database,
-    names: Names,
-    shards: Shards,
+    tables: Tables,
     archive: bool,
-    pages: Pages,
-    settle: Settle,
+    pages: PageQueries,
+    settle: SettleQueries,
+    keep: Keep,
     operate: Operate,
     depth: Sql,
-    count: Sql,
 }
 
 impl SqliteOutboxStore {
@@ -35,14 +32,12 @@ impl SqliteOutboxStore {
     pub fn new(database: Database, names: &Names, shards: Shards) -> Self {
         let names = names.on_sqlite();
         Self {
-            pages: Pages::new(&names),
-            settle: Settle::new(&names),
-            operate: Operate::new(&names),
+            pages: pages(&names),
+            settle: settle(&names),
+            keep: Keep::new(&names),
+            operate: Operate::new(&names, shards),
             depth: Sql::new(&names, &[DEPTH]),
-            count: Sql::new(&names, &[COUNT_SHARDS]),
-            database,
-            names,
-            shards,
+            tables: Tables::new(database, schema(&names, shards), shards),
             archive: false,
         }
     }
@@ -61,13 +56,13 @@ impl SqliteOutboxStore {
     /// Returns the archive of the same tables.
     #[must_use]
     pub fn archive(&self) -> SqliteArchive {
-        SqliteArchive::new(self.database.clone(), &self.names)
+        SqliteArchive::new(self.tables.database().clone(), self.tables.schema().names())
     }
 
     /// Returns what adds messages to the same tables, by the system's clock.
     #[must_use]
     pub fn outbox(&self, limits: Limits) -> SqliteOutbox {
-        SqliteOutbox::new(&self.names, self.shards, limits)
+        SqliteOutbox::new(self.tables.schema().names(), self.tables.shards(), limits)
     }
 
     /// Makes the tables, or brings them to this version. The number of shards is fixed with that. The answer is about the tables without
@@ -82,11 +77,10 @@ impl SqliteOutboxStore {
     ///
     /// A dropped migration is done as a whole, or not at all.
     pub async fn migrate(&self) -> Result<Migrated, StoreError> {
-        let migrated = sqlite::migrate(&self.database, &schema(&self.names, self.shards)).await?;
+        let migrated = self.tables.migrate().await?;
         if self.archive {
-            sqlite::migrate(&self.database, &archive_schema(&self.names)).await?;
+            sqlite::migrate(self.tables.database(), &self.archive_schema()).await?;
         }
-        self.check_shards("migrate tables").await?;
         Ok(migrated)
     }
 
@@ -100,39 +94,15 @@ impl SqliteOutboxStore {
     ///
     /// Cancel safe: it changes nothing.
     pub async fn verify(&self) -> Result<Vec<Difference>, StoreError> {
-        let mut differences = sqlite::verify(&self.database, &schema(&self.names, self.shards)).await?;
+        let mut differences = self.tables.verify().await?;
         if self.archive {
-            differences.extend(sqlite::verify(&self.database, &archive_schema(&self.names)).await?);
-        }
-        if differences.is_empty() {
-            self.check_shards("verify tables").await?;
+            differences.extend(sqlite::verify(self.tables.database(), &self.archive_schema()).await?);
         }
         Ok(differences)
     }
 
-    async fn check_shards(&self, op: &'static str) -> Result<(), StoreError> {
-        let count = self.count.clone();
-        let found = self.database.read(op, move |connection| count_shards(connection, &count)).await?;
-        let rejected = |error: InvalidSetting| StoreError::Rejected { op, source: error.into() };
-        check_shards(self.shards, found).map_err(rejected)
-    }
-
-    async fn read<T, W>(&self, op: &'static str, work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&Connection, Timestamp) -> rusqlite::Result<T> + Send + 'static,
-    {
-        let clock = self.database.clock().clone();
-        self.database.read(op, move |connection| work(connection, clock.now())).await
-    }
-
-    async fn write<T, W>(&self, op: &'static str, mut work: W) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        W: FnMut(&Connection, Timestamp) -> rusqlite::Result<T> + Send + 'static,
-    {
-        let clock = self.database.clock().clone();
-        self.database.write(op, move |connection| work(connection, clock.now())).await
+    fn archive_schema(&self) -> Schema {
+        archive_schema(self.tables.schema().names())
     }
 }
 
@@ -140,12 +110,14 @@ impl OutboxStore for SqliteOutboxStore {
     type Leases = SqliteLeaseStore;
 
     fn leases(&self) -> SqliteLeaseStore {
-        SqliteLeaseStore::new(self.database.clone(), &self.names)
+        SqliteLeaseStore::new(self.tables.database().clone(), self.tables.schema().names())
     }
 
     async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
         let (pages, from) = (self.pages.clone(), from.to_vec());
-        self.read("read messages", move |connection, now| pages.read(connection, &from, limit, now)).await
+        self.tables
+            .read("read messages", move |connection, now| pages.read(connection, None, &from, limit, now))
+            .await
     }
 
     async fn suspect(
@@ -155,61 +127,71 @@ impl OutboxStore for SqliteOutboxStore {
         suspicion: Suspicion,
     ) -> Result<Settled, StoreError> {
         let (settle, leases, rows) = (self.settle.clone(), leases.to_vec(), rows.to_vec());
-        self.write("note what is sent", move |connection, _| {
+        let write = self.tables.write("note what is sent", move |connection, _| {
             settle.suspect(connection, &leases, &rows, suspicion)
-        })
-        .await
+        });
+        write.await
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
-        let (settle, settlement) = (self.settle.clone(), settlement.clone());
-        self.write("settle messages", move |connection, now| settle.run(connection, &settlement, now)).await
+        let (settle, keep, settlement) = (self.settle.clone(), self.keep.clone(), settlement.clone());
+        let write = self.tables.write("settle messages", move |connection, now| {
+            settle.run(connection, &settlement, now, keep.statement(connection)?)
+        });
+        write.await
     }
 
     async fn depth(&self) -> Result<Depth, StoreError> {
         let sql = self.depth.clone();
-        self.read("count messages", move |connection, now| depth(connection, &sql, now)).await
+        self.tables.read("count messages", move |connection, now| depth(connection, &sql, now)).await
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<DeadLetter>, StoreError> {
         check_limit("list dead letters", limit)?;
         let (operate, filter) = (self.operate.clone(), filter.clone());
-        self.read("list dead letters", move |connection, _| operate.list(connection, &filter, limit)).await
+        self.tables
+            .read("list dead letters", move |connection, _| operate.list(connection, &filter, limit))
+            .await
     }
 
     async fn replay(&self, filter: &DeadFilter, limit: u32) -> Result<Vec<MessageId>, StoreError> {
         check_limit("replay dead letters", limit)?;
         let (operate, filter) = (self.operate.clone(), filter.clone());
-        self.write("replay dead letters", move |connection, now| {
-            operate.replay(connection, &filter, limit, now)
-        })
-        .await
+        self.tables
+            .write("replay dead letters", move |connection, now| {
+                operate.replay(connection, &filter, limit, now)
+            })
+            .await
     }
 
     async fn purge(&self, filter: &DeadFilter, limit: u32) -> Result<u64, StoreError> {
         check_limit("purge dead letters", limit)?;
         let (operate, filter) = (self.operate.clone(), filter.clone());
-        self.write("purge dead letters", move |connection, _| operate.purge(connection, &filter, limit)).await
+        self.tables
+            .write("purge dead letters", move |connection, _| operate.purge(connection, &filter, limit))
+            .await
     }
 
     async fn blocked(&self, limit: u32) -> Result<Vec<BlockedKey>, StoreError> {
         check_limit("list blocked keys", limit)?;
         let operate = self.operate.clone();
-        self.read("list blocked keys", move |connection, now| operate.blocked(connection, limit, now)).await
+        self.tables
+            .read("list blocked keys", move |connection, now| operate.blocked(connection, limit, now))
+            .await
     }
 
     async fn skip(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
         let (operate, key) = (self.operate.clone(), key.clone());
-        self.write("skip a message", move |connection, now| operate.skip(connection, &key, now)).await
+        self.tables.write("skip a message", move |connection, now| operate.skip(connection, &key, now)).await
     }
 
     async fn park(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
         let (operate, key) = (self.operate.clone(), key.clone());
-        self.write("park a key", move |connection, _| operate.park(connection, &key)).await
+        self.tables.write("park a key", move |connection, _| operate.park(connection, &key)).await
     }
 
     async fn resume(&self, key: &OrderingKey) -> Result<Option<MessageId>, StoreError> {
         let (operate, key) = (self.operate.clone(), key.clone());
-        self.write("resume a key", move |connection, now| operate.resume(connection, &key, now)).await
+        self.tables.write("resume a key", move |connection, now| operate.resume(connection, &key, now)).await
     }
 }

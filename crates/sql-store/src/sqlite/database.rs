@@ -104,8 +104,15 @@ impl Database {
         &self.clock
     }
 
+    /// Returns how long a call takes at the most.
+    #[must_use]
+    pub const fn call_timeout(&self) -> Duration {
+        self.limit
+    }
+
     /// Returns the same with another timeout of its calls.
-    pub(super) fn with_limit(&self, limit: Duration) -> Self {
+    #[must_use]
+    pub fn with_call_timeout(&self, limit: Duration) -> Self {
         Self { limit, ..self.clone() }
     }
 

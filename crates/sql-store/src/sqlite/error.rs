@@ -148,6 +148,12 @@ fn copy(error: &rusqlite::Error) -> rusqlite::Error {
     }
 }
 
+/// Says that the transaction is over, though nobody ended it: some errors do.
+pub(super) fn ended_by_itself() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
+    rusqlite::Error::SqliteFailure(code, Some("the transaction ended by itself".to_owned()))
+}
+
 /// Returns whether the system says that there is no room: none on the disk, in the quota, or for so large a file.
 pub(crate) fn is_no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

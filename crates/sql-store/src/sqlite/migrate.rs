@@ -57,7 +57,7 @@ pub async fn migrate(database: &Database, schema: &Schema) -> Result<Migrated, S
         }
         Ok(from)
     };
-    let from = database.with_limit(LIMIT).write(OP, apply).await?;
+    let from = database.with_call_timeout(LIMIT).write(OP, apply).await?;
     refuse_newer(OP, from, to)?;
     Ok(Migrated { from, to })
 }

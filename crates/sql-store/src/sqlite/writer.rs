@@ -7,6 +7,7 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{Clock, Metric, Monotonic, Recorder};
 use rusqlite::Connection;
 
+use super::error::ended_by_itself;
 use super::file::File;
 use super::{Location, Options, SqliteError};
 
@@ -459,11 +460,7 @@ fn transaction(connection: &Connection, group: &mut Group) -> rusqlite::Result<(
         request.run(connection)?;
         // Some errors end the transaction by themselves. To go on would write outside of any.
         if connection.is_autocommit() {
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
-            return Err(rusqlite::Error::SqliteFailure(
-                code,
-                Some("the transaction ended by itself".to_owned()),
-            ));
+            return Err(ended_by_itself());
         }
     }
     connection.prepare_cached("COMMIT")?.execute([])?;
