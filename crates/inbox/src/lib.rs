@@ -18,6 +18,8 @@ pub mod postgres;
 mod received;
 mod retention;
 mod routes;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 mod store;
 mod verify;
 mod worker;

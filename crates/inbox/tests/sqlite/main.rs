@@ -1,0 +1,12 @@
+//! The store in a SQLite file, beside connections of the application.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod common;
+mod conformance;
+mod dead;
+mod erasing;
+mod handling;
+mod pages;
+mod receiving;
+mod routing;
+mod settling;
