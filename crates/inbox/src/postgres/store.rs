@@ -382,10 +382,10 @@ impl InboxStore for PgInboxStore {
 
     async fn erase(&self, retention: &Retention, limit: u32) -> Result<Erased, StoreError> {
         let limit = checked(ERASE, limit)?;
-        // In this order, a message can be finished by the first and erased by the second.
         let dead = self.erase_by(&self.erase_dead, retention.dead_window(), limit).await?;
-        let payloads = self.erase_payloads(retention.payload_window(), limit).await?;
+        // Before the payloads, so that an id is known for a while without one.
         let ids = self.erase_by(&self.erase_ids, retention.id_window(), limit).await?;
+        let payloads = self.erase_payloads(retention.payload_window(), limit).await?;
         Ok(Erased { payloads, dead, ids })
     }
 }

@@ -7,7 +7,7 @@ use relaykit_inbox::postgres::{PgInboxStore, PgTransactional, TransactionalHandl
 use relaykit_inbox::{Committed, Delivery, InboxStore, Page, ReadFrom, Received, RowId, Seq, Settlement};
 use relaykit_pipeline_traits::{BatchContext, Message, Verdict};
 use relaykit_sql_store::Sql;
-use relaykit_sql_store::postgres::Guarded;
+use relaykit_sql_store::postgres::{Guarded, TestPostgres};
 use sqlx::PgConnection;
 
 use crate::common::{HOUR, Inbox, handler, keyed, routes, scope, shards, waiting};
@@ -36,14 +36,20 @@ const BLOCK: &str =
     select pg_stat_force_next_flush()";
 const ANALYZE: &str = "analyze {messages}; analyze {deliveries}; select pg_stat_force_next_flush()";
 
-/// The planner knows empty tables at first: the worst that it can know.
-async fn know_as_empty(i: &Inbox) {
+/// Makes an inbox whose pool has one connection, and has it tell what it did so far. The planner knows empty tables at first: the
+/// worst that it can know.
+async fn known_as_empty() -> Option<Inbox> {
+    let db = TestPostgres::new().await?;
+    let pool = db.pool().max_connections(1).build().unwrap();
+    let i = Inbox::on(db, pool, false).await;
+    flush(&i, &i.pool).await;
     i.db.execute(
         "alter table {messages} set (autovacuum_enabled = false); alter table {deliveries} set (autovacuum_enabled = false)",
     )
     .await;
     i.db.execute("vacuum analyze {messages}").await;
     i.db.execute("vacuum analyze {deliveries}").await;
+    Some(i)
 }
 
 /// Has the one connection of a pool tell its statistics now; else they come late.
@@ -95,8 +101,7 @@ async fn check(i: &Inbox, what: &str, blocked: bool) {
 
 #[tokio::test]
 async fn a_page_of_a_large_backlog_is_read_by_index_with_and_without_blocked_keys() {
-    let Some(i) = Inbox::new().await else { return };
-    know_as_empty(&i).await;
+    let Some(i) = known_as_empty().await else { return };
     i.db.execute(FILL).await;
     check(&i, "known as empty", false).await;
     i.db.execute(ANALYZE).await;
@@ -121,8 +126,7 @@ impl TransactionalHandler for Nothing {
 /// The statements of a worker and a receiver that began on empty tables, and run long enough for their plans to be kept.
 #[tokio::test]
 async fn settling_finishing_and_receiving_go_by_index_under_plans_made_when_the_tables_were_empty() {
-    let Some(i) = Inbox::new().await else { return };
-    know_as_empty(&i).await;
+    let Some(i) = known_as_empty().await else { return };
     let pool = i.db.pool().max_connections(1).build().unwrap();
     let store = PgInboxStore::new(pool.clone(), &i.db.names("t"));
     let nowhere = RowId { shard: i.leases[0].shard, seq: Seq(-1) };
@@ -146,21 +150,27 @@ async fn settling_finishing_and_receiving_go_by_index_under_plans_made_when_the_
         store.receive(&scope(), &known, &routes()).await.unwrap();
         store.receive(&scope(), &known[..1], &routes()).await.unwrap();
     }
-    i.db.execute("delete from {deliveries}").await;
+    i.db.execute("delete from {deliveries}; select pg_stat_force_next_flush()").await;
     i.db.execute("select setval('{deliveries_seq}', 1, false)").await;
     i.db.execute(FILL).await;
 
     let from: Vec<_> = shards().all().map(|shard| ReadFrom { shard, after: Seq(0) }).collect();
     let rows = store.page(&handler("crm"), &from, 51).await.unwrap().rows;
-    let settlement = Settlement {
-        done: rows[..100].iter().map(|row| row.row).collect(),
-        retry: rows[100..200].iter().map(|row| waiting(row.row, 1, HOUR)).collect(),
-        ..i.settlement()
-    };
     // What the page read is told first.
     let begun = told(&i, &pool).await;
-    assert_eq!(store.settle(&settlement).await.unwrap().written, 200);
-    let settled = told(&i, &pool).await;
+    let (mut settled, mut least) = (begun, i64::MAX);
+    // Twice, and the lesser counts: now and then another session tells late what it did before.
+    for part in [&rows[..100], &rows[100..200]] {
+        let settlement = Settlement {
+            done: part[..50].iter().map(|row| row.row).collect(),
+            retry: part[50..].iter().map(|row| waiting(row.row, 1, HOUR)).collect(),
+            ..i.settlement()
+        };
+        assert_eq!(store.settle(&settlement).await.unwrap().written, 100);
+        let before = settled;
+        settled = told(&i, &pool).await;
+        least = least.min(settled.0 - before.0);
+    }
     let single = &rows[203];
     let handled = store
         .handle(&nothing, &delivery(single.row, &single.message), &context, Duration::from_secs(9))
@@ -175,7 +185,7 @@ async fn settling_finishing_and_receiving_go_by_index_under_plans_made_when_the_
     let received = told(&i, &pool).await;
 
     assert_eq!(received.1 - begun.1, 0, "nothing was scanned");
-    let blocks = (settled.0 - begun.0, finished.0 - settled.0, received.0 - finished.0);
-    assert!(blocks.0 < 8_000 && blocks.1 < 100 && blocks.2 < 8_000, "{blocks:?} blocks");
+    let blocks = (least, finished.0 - settled.0, received.0 - finished.0);
+    assert!(blocks.0 < 4_000 && blocks.1 < 100 && blocks.2 < 8_000, "{blocks:?} blocks");
     i.clean().await;
 }

@@ -70,8 +70,8 @@ async fn all_of_it_works_through_a_pooler() {
         i.finish("crm", &fork).await;
         i.finish("mail", &fork).await;
         let all = Retention::off().payloads(Some(Duration::ZERO)).ids(Some(Duration::ZERO));
-        let erased = i.store.erase(&all, 10).await.unwrap();
-        assert_eq!((erased.payloads, erased.ids), (5, 5));
+        assert_eq!(i.store.erase(&all, 10).await.unwrap().payloads, 5);
+        assert_eq!(i.store.erase(&all, 10).await.unwrap().ids, 5);
         assert_eq!(i.store.depth(&handler("crm")).await.unwrap().pending, 0);
     }
     i.clean().await;

@@ -46,7 +46,8 @@ async fn a_dead_letter_keeps_its_message_until_it_is_erased_itself() {
     assert_eq!(i.store.erase(&later, 10).await.unwrap(), Erased::default());
     i.db.execute("update {dead} set died_at = now() - interval '2 hours'").await;
     let all = later.payloads(Some(Duration::ZERO)).ids(Some(Duration::ZERO));
-    assert_eq!(i.store.erase(&all, 10).await.unwrap(), Erased { payloads: 1, dead: 1, ids: 1 });
+    assert_eq!(i.store.erase(&all, 10).await.unwrap(), Erased { payloads: 1, dead: 1, ids: 0 });
+    assert_eq!(i.store.erase(&all, 10).await.unwrap(), Erased { payloads: 0, dead: 0, ids: 1 });
     assert_eq!(i.number("select count(*) from {messages}").await, 0);
     i.clean().await;
 }
@@ -60,9 +61,11 @@ async fn one_call_erases_no_more_than_its_limit() {
         i.finish("mail", message).await;
     }
     let all = payloads(Duration::ZERO).ids(Some(Duration::ZERO));
-    assert_eq!(i.store.erase(&all, 2).await.unwrap(), Erased { payloads: 2, dead: 0, ids: 2 });
+    assert_eq!(i.store.erase(&all, 2).await.unwrap(), Erased { payloads: 2, dead: 0, ids: 0 });
+    assert_eq!(i.store.erase(&all, 1).await.unwrap(), Erased { payloads: 1, dead: 0, ids: 1 });
     assert!(i.store.erase(&all, 0).await.is_err() && i.store.erase(&all, 1001).await.is_err());
-    assert_eq!(i.store.erase(&all, 10).await.unwrap(), Erased { payloads: 3, dead: 0, ids: 3 });
+    assert_eq!(i.store.erase(&all, 10).await.unwrap(), Erased { payloads: 2, dead: 0, ids: 2 });
+    assert_eq!(i.store.erase(&all, 10).await.unwrap(), Erased { payloads: 0, dead: 0, ids: 2 });
     i.clean().await;
 }
 
@@ -168,7 +171,9 @@ async fn whatever_happens_nothing_unfinished_is_erased() {
     i.store.route(&fork, 1000).await.unwrap();
     i.store.purge(None, &DeadFilter::all(), 1000).await.unwrap();
     i.db.execute("delete from {deliveries}").await;
-    i.store.erase(&erase_all, 1000).await.unwrap();
+    for _ in 0..2 {
+        i.store.erase(&erase_all, 1000).await.unwrap();
+    }
     assert_eq!(i.number("select count(*) from {messages}").await, 0, "seed {seed}");
     let again: Vec<_> = sent.into_values().take(1).collect();
     assert_eq!(i.store.receive(&scope(), &again, &routes()).await.unwrap().len(), again.len());
