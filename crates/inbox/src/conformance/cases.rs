@@ -326,7 +326,8 @@ pub async fn a_handler_that_hangs_is_given_up_and_its_neighbours_are_done(harnes
             () = time => unreachable!(),
         }
     };
-    assert_eq!((summary.handled(), summary.retried()), (2, 1));
+    // Time went on while a slow store wrote that down, so it may have been due and given up again.
+    assert!(summary.handled() == 2 && summary.retried() >= 1 && summary.dead() == 0, "{summary:?}");
     assert_eq!(test.done().len(), 2);
 }
 
