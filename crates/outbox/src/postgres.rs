@@ -25,12 +25,13 @@
 //! `<prefix>_shard_of(key bytea) returns int` computes a shard, of the UTF-8 of the ordering key, or of the id's text
 //! where there is none. The number of shards is written in this function, and nowhere else.
 //!
-//! `<prefix>_add_all`, `<prefix>_page`, `<prefix>_suspect` and `<prefix>_settle` are for this crate; their parameters may change.
+//! `<prefix>_add_new`, `<prefix>_known`, `<prefix>_page`, `<prefix>_suspect` and `<prefix>_settle` are for this crate; their
+//! parameters may change.
 //!
 //! # Privileges
 //!
 //! All need `usage` on the schema. The functions run with the rights of who calls them; whoever revoked `execute` from
-//! `public` grants it on `<prefix>_shard_of` to all, on `<prefix>_add` and `<prefix>_add_all` to writers, and on
+//! `public` grants it on `<prefix>_shard_of` to all, on `<prefix>_add`, `<prefix>_add_new` and `<prefix>_known` to writers, and on
 //! `<prefix>_page`, `<prefix>_suspect` and `<prefix>_settle` to relays.
 //!
 //! | role | needs |

@@ -37,7 +37,9 @@ const MAX_TRIES: u32 = 5;
 #[derive(Debug, Clone)]
 pub struct PgOutbox {
     limits: Limits,
-    add: Sql,
+    add_one: Sql,
+    add_new: Sql,
+    known: Sql,
     add_json: Sql,
     persistent: bool,
 }
@@ -48,7 +50,14 @@ impl PgOutbox {
     pub fn new(names: &Names, limits: Limits) -> Self {
         let names = names.on_postgres();
         let sql = |text| Sql::new(&names, &[text]);
-        Self { limits, add: sql(queries::CALL_ADD_ALL), add_json: sql(queries::ADD_JSON), persistent: true }
+        Self {
+            limits,
+            add_one: sql(queries::ADD_ONE),
+            add_new: sql(queries::CALL_ADD_NEW),
+            known: sql(queries::CALL_KNOWN),
+            add_json: sql(queries::ADD_JSON),
+            persistent: true,
+        }
     }
 
     /// Says that a pooler in transaction mode stands before the server. Default: no.
@@ -100,14 +109,13 @@ impl PgOutbox {
     /// Adds messages in their order, at most [`MAX_ADDED`](crate::MAX_ADDED), and answers each. It is one round trip unless
     /// one of the ids is there already.
     ///
-    /// A message that is in the list twice is added once.
+    /// A message that is in the list twice is added once. The list is written in a subtransaction: a transaction that adds
+    /// hundreds of lists is better off with fewer and longer ones.
     ///
     /// # Errors
     ///
     /// One is too large, or another message has the id of one; then nothing was written, and the transaction can go on.
-    /// There is one exception: if another transaction, not yet ended when this began, adds another message of the
-    /// same id meanwhile, those before it in the list may be written. So roll back after
-    /// [`AddError::IdConflict`] unless ids are never shared. After an error of the store, roll back.
+    /// After an error of the store, roll it back.
     ///
     /// # Cancel safety
     ///
@@ -115,9 +123,9 @@ impl PgOutbox {
     pub async fn add_all(&self, tx: &mut PgConnection, messages: &[Message]) -> Result<Vec<Added>, AddError> {
         self.limits.check_all(messages)?;
         let (distinct, mut answers) = without_repeats(messages)?;
-        let added = self.insert(tx, &distinct, None).await?;
+        let there = self.insert(tx, distinct, None).await?;
         for (answer, message) in answers.iter_mut().zip(messages) {
-            if *answer == Added::Added && !added.contains(&message.id()) {
+            if there.contains(&message.id()) {
                 *answer = Added::AlreadyAdded;
             }
         }
@@ -145,51 +153,66 @@ impl PgOutbox {
         delay: Option<Duration>,
     ) -> Result<Added, AddError> {
         self.limits.check(message)?;
-        let added = self.insert(tx, &[message], delay).await?;
-        Ok(if added.is_empty() { Added::AlreadyAdded } else { Added::Added })
+        let there = self.insert(tx, vec![message], delay).await?;
+        Ok(if there.is_empty() { Added::Added } else { Added::AlreadyAdded })
     }
 
-    /// Adds messages of distinct ids, and returns the ids of those that were not there.
+    /// Adds messages of distinct ids, and returns the ids of those that were there. `delay` is for one alone.
     async fn insert(
         &self,
         tx: &mut PgConnection,
-        messages: &[&Message],
+        mut messages: Vec<&Message>,
         delay: Option<Duration>,
     ) -> Result<Ids, AddError> {
-        let mut left = messages.to_vec();
-        let mut added = Ids::new();
+        let mut there = Ids::new();
         for _ in 0..MAX_TRIES {
-            let found = self.try_insert(tx, &left, delay).await.map_err(|error| driver_error(OP, error))?;
-            let mut there = Ids::new();
-            for (number, found) in found {
-                let message = left[number];
+            let added = match messages[..] {
+                [] => Ok(true),
+                [message] => self.add_one_new(tx, message, delay).await,
+                _ => self.add_new(tx, &messages).await,
+            };
+            if added.map_err(failed)? {
+                return Ok(there);
+            }
+            // Those that are not there now either were sent since, or are out of sight.
+            for (number, found) in self.known(tx, &messages).await.map_err(failed)? {
+                let Some(message) = messages.get(number) else { continue };
                 match found {
-                    Found::Added => added.insert(message.id()),
                     Found::Same { headers } if is_same(message, &headers) => there.insert(message.id()),
                     Found::Same { .. } | Found::Other => {
                         return Err(AddError::IdConflict { id: message.id() });
                     }
                 };
             }
-            left.retain(|message| !added.contains(&message.id()) && !there.contains(&message.id()));
-            if left.is_empty() {
-                return Ok(added);
-            }
+            messages.retain(|message| !there.contains(&message.id()));
+        }
+        if messages.is_empty() {
+            return Ok(there);
         }
         let source = "other transactions add and remove messages of the same ids".into();
         Err(StoreError::Conflict { op: OP, tries: MAX_TRIES, source }.into())
     }
 
-    async fn try_insert(
+    /// Adds a message unless one of its id is there, and returns whether it did.
+    async fn add_one_new(
         &self,
         tx: &mut PgConnection,
-        messages: &[&Message],
+        message: &Message,
         delay: Option<Duration>,
-    ) -> Result<Vec<(usize, Found)>, sqlx::Error> {
-        if messages.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = sqlx::query(&self.add)
+    ) -> Result<bool, sqlx::Error> {
+        let id = message.id().as_uuid();
+        let key = message.ordering_key().map(OrderingKey::as_str);
+        let hashed = key.map_or_else(|| id.to_string(), str::to_owned);
+        let query = sqlx::query(&self.add_one).persistent(self.persistent);
+        let query = query.bind(hashed.into_bytes()).bind(PgUuid(id)).bind(message.kind()).bind(key);
+        let query = query.bind(&message.payload()[..]).bind(write_headers(message.headers()));
+        let query = query.bind(PgTimestamp(message.occurred_at())).bind(delay.map(micros));
+        Ok(query.execute(tx).await?.rows_affected() > 0)
+    }
+
+    /// Adds all messages, or none if one of their ids is there, and returns whether it did.
+    async fn add_new(&self, tx: &mut PgConnection, messages: &[&Message]) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(&self.add_new)
             .persistent(self.persistent)
             .bind(all(messages, |message| PgUuid(message.id().as_uuid())))
             .bind(all(messages, Message::kind))
@@ -197,22 +220,38 @@ impl PgOutbox {
             .bind(all(messages, |message| &message.payload()[..]))
             .bind(all(messages, |message| write_headers(message.headers())))
             .bind(all(messages, |message| PgTimestamp(message.occurred_at())))
-            .bind(delay.map(micros))
+            .fetch_one(tx)
+            .await
+    }
+
+    /// Finds the messages whose ids are there, by their numbers.
+    async fn known(
+        &self,
+        tx: &mut PgConnection,
+        messages: &[&Message],
+    ) -> Result<Vec<(usize, Found)>, sqlx::Error> {
+        let rows = sqlx::query(&self.known)
+            .persistent(self.persistent)
+            .bind(all(messages, |message| PgUuid(message.id().as_uuid())))
+            .bind(all(messages, Message::kind))
+            .bind(all(messages, |message| message.ordering_key().map(OrderingKey::as_str)))
+            .bind(all(messages, |message| &message.payload()[..]))
             .fetch_all(tx)
             .await?;
         rows.iter()
             .map(|row| {
                 let number = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0);
-                let found = match (row.try_get(1)?, row.try_get(2)?) {
-                    (true, _) => Found::Added,
-                    (false, true) => Found::Same { headers: row.try_get(3)? },
-                    (false, false) => Found::Other,
-                };
+                let found =
+                    if row.try_get(1)? { Found::Same { headers: row.try_get(2)? } } else { Found::Other };
                 // They are counted from 1.
                 Ok((number.saturating_sub(1), found))
             })
             .collect()
     }
+}
+
+fn failed(error: sqlx::Error) -> StoreError {
+    driver_error(OP, error)
 }
 
 /// Collects a part of each message.
@@ -222,14 +261,11 @@ fn all<'m, T>(messages: &[&'m Message], part: impl Fn(&'m Message) -> T) -> Vec<
 
 type Ids = std::collections::HashSet<MessageId>;
 
-/// What the statement says about a message.
+/// What is there under a message's id.
 enum Found {
-    Added,
-    /// One of its id was there, with the same kind, key and payload.
-    Same {
-        headers: String,
-    },
-    /// One of its id was there, with others.
+    /// A message of the same kind, key and payload.
+    Same { headers: String },
+    /// Another one.
     Other,
 }
 

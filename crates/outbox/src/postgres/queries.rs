@@ -1,8 +1,7 @@
-pub(super) const CREATE_ADD_ALL: &str =
-    "create function {add_all}(uuid[], text[], text[], bytea[], text[], timestamptz[], bigint)
-    returns table (out_n bigint, out_added bool, out_same bool, out_headers text)";
+pub(super) const CREATE_KNOWN: &str = "create function {known}(uuid[], text[], text[], bytea[])
+    returns table (out_n bigint, out_same bool, out_headers text)";
 
-pub(super) const CALL_ADD_ALL: &str = "select * from {add_all}($1, $2, $3, $4, $5, $6, $7)";
+pub(super) const CALL_KNOWN: &str = "select * from {known}($1, $2, $3, $4)";
 
 pub(super) const CREATE_PAGE: &str = "create function {page}(int[], bigint[], int)
     returns table (out_shard int, out_seq bigint, out_id uuid, out_kind text, out_key text, out_payload bytea,
@@ -26,33 +25,43 @@ pub(super) const CREATE_SUSPECT: &str =
 
 pub(super) const CALL_SUSPECT: &str = "select * from {suspect}($1, $2, $3, $4, $5)";
 
-/// Adds messages in their order, unless one of their ids is there already: then it adds none, and says what is there.
+/// Adds a message unless one has its id. Nothing is read, so there is nothing that could be planned badly. `$1` is what its
+/// shard is computed from.
+pub(super) const ADD_ONE: &str =
+    "insert into {messages} (shard, message_id, kind, ordering_key, payload, headers, occurred_at, retry_at)
+values ({shard_of}($1::bytea), $2, $3, $4, $5, $6, $7,
+  pg_catalog.clock_timestamp() + $8::bigint * interval '1 microsecond')
+on conflict (message_id) do nothing";
+
+/// Adds messages in their order and returns true, or adds none and returns false if one of their ids is there.
 ///
-/// One round trip, and no lock but those of the rows. Each row of the answer is about one message: its number, and
-/// whether it was added; else whether kind, key and payload are the same, and the headers that are there. A
-/// message about which nothing is said met one that another transaction was adding.
-pub(super) const ADD: &str = "with added as materialized (
-    select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::timestamptz[])
-      with ordinality as a(message_id, kind, ordering_key, payload, headers, occurred_at, n)
-),
-found as materialized (
-    select a.n, m.same, m.headers from added a cross join lateral (
-        select m.headers, m.kind = a.kind and m.ordering_key is not distinct from a.ordering_key
-          and m.payload = a.payload as same
-        from {messages} m where m.message_id = a.message_id limit 1
-    ) m
-),
-inserted as (
-    insert into {messages} (shard, message_id, kind, ordering_key, payload, headers, occurred_at, retry_at)
+/// The block is a subtransaction, which costs a list less than `on conflict` does for each of its rows.
+pub(super) const ADD_NEW: &str =
+    "create function {add_new}(uuid[], text[], text[], bytea[], text[], timestamptz[])
+returns bool language plpgsql volatile security invoker as $relaykit_add_new$ begin
+    insert into {messages} (shard, message_id, kind, ordering_key, payload, headers, occurred_at)
     select {shard_of}(pg_catalog.convert_to(coalesce(a.ordering_key, a.message_id::text), 'UTF8')),
-      a.message_id, a.kind, a.ordering_key, a.payload, a.headers, a.occurred_at,
-      pg_catalog.clock_timestamp() + $7::bigint * interval '1 microsecond'
-    from added a where not exists (select from found) order by a.n
-    on conflict do nothing
-    returning message_id
-)
-select a.n, true, true, null::text from inserted i join added a on a.message_id = i.message_id
-union all select n, false, same, headers from found";
+      a.message_id, a.kind, a.ordering_key, a.payload, a.headers, a.occurred_at
+    from unnest($1, $2, $3, $4, $5, $6) with ordinality
+      as a(message_id, kind, ordering_key, payload, headers, occurred_at, n)
+    order by a.n;
+    return true;
+exception when unique_violation then
+    return false;
+end $relaykit_add_new$;
+";
+
+pub(super) const CALL_ADD_NEW: &str = "select {add_new}($1, $2, $3, $4, $5, $6)";
+
+/// Says which messages have an id that is there: their numbers, whether kind, key and payload are the same, and the
+/// headers that are there.
+pub(super) const KNOWN: &str = "select a.n, m.same, m.headers
+from unnest($1, $2, $3, $4) with ordinality as a(message_id, kind, ordering_key, payload, n)
+cross join lateral (
+    select m.headers, m.kind = a.kind and m.ordering_key is not distinct from a.ordering_key
+      and m.payload = a.payload as same
+    from {messages} m where m.message_id = a.message_id limit 1
+) m";
 
 /// Adds messages for any driver: one parameter, a JSON array.
 pub(super) const ADD_JSON: &str =

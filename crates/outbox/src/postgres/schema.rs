@@ -126,9 +126,10 @@ static MIGRATIONS: [Migration; 1] = [Migration {
         ";
         ",
         ADD,
-        queries::CREATE_ADD_ALL,
+        queries::ADD_NEW,
+        queries::CREATE_KNOWN,
         BY_INDEX,
-        queries::ADD,
+        queries::KNOWN,
         BY_INDEX_END,
         queries::CREATE_PAGE,
         BY_INDEX,

@@ -108,6 +108,23 @@ async fn a_list_answers_each_message_and_writes_nothing_if_one_is_another() {
 }
 
 #[tokio::test]
+async fn a_transaction_goes_on_as_if_a_refused_list_had_never_been() {
+    let Some(o) = Outbox::new().await else { return };
+    let mut conn = o.connection().await;
+    let [before, known, new, after] = ["k"; 4].map(keyed);
+    o.add(&known).await;
+    let other = Message::builder(known.id(), "other", known.occurred_at()).build().unwrap();
+    let mut tx = conn.begin().await.unwrap();
+    o.outbox.add(&mut tx, &before).await.unwrap();
+    let refused = o.outbox.add_all(&mut tx, &[new, other]).await.unwrap_err();
+    assert!(matches!(refused, AddError::IdConflict { id } if id == known.id()), "{refused:?}");
+    o.outbox.add_all(&mut tx, &[after.clone(), known.clone()]).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(o.ids().await, [known.id(), before.id(), after.id()]);
+    o.clean().await;
+}
+
+#[tokio::test]
 async fn a_list_keeps_its_order() {
     let Some(o) = Outbox::new().await else { return };
     let messages = o.add_to("k", 2000).await;
@@ -125,6 +142,10 @@ async fn a_list_keeps_its_order() {
     o.clean().await;
 }
 
+/// How many of the test's connections wait for a lock.
+const WAITING: &str = "select count(*) from pg_stat_activity
+    where wait_event_type = 'Lock' and application_name = trim('\"' from '{@schema}')";
+
 /// The first of two transactions that add one id is still open when the second comes.
 #[tokio::test]
 async fn two_that_add_the_same_id_at_once_agree() {
@@ -141,7 +162,7 @@ async fn two_that_add_the_same_id_at_once_agree() {
         o.outbox.add(&mut tx, &first).await.unwrap();
         let outbox = o.outbox.clone();
         let waiting = tokio::spawn(async move { outbox.add(&mut two, &second).await });
-        while o.number("select count(*) from pg_stat_activity where wait_event_type = 'Lock' and application_name = trim('\"' from '{@schema}')").await == 0 {
+        while o.number(WAITING).await == 0 {
             assert!(!waiting.is_finished(), "it did not wait for the first");
         }
         if commit {
@@ -155,6 +176,41 @@ async fn two_that_add_the_same_id_at_once_agree() {
             (true, false) => assert!(matches!(answer, Err(AddError::IdConflict { .. })), "{answer:?}"),
             (false, _) => assert_eq!(answer.unwrap(), Added::Added),
         }
+    }
+    o.clean().await;
+}
+
+/// The list waits for a transaction that is adding the last of its ids.
+#[tokio::test]
+async fn a_list_that_meets_another_one_is_added_whole_or_not_at_all() {
+    let Some(o) = Outbox::new().await else { return };
+    for same in [true, false] {
+        let (mut one, mut two) = (o.connection().await, o.connection().await);
+        let list = [keyed("k"), keyed("k"), keyed("k")];
+        let last = list[2].clone();
+        let met = if same {
+            last.clone()
+        } else {
+            Message::builder(last.id(), "other", last.occurred_at()).build().unwrap()
+        };
+        let mut tx = one.begin().await.unwrap();
+        o.outbox.add(&mut tx, &met).await.unwrap();
+        let outbox = o.outbox.clone();
+        let waiting = tokio::spawn(async move { outbox.add_all(&mut two, &list).await });
+        while o.number(WAITING).await == 0 {
+            assert!(!waiting.is_finished(), "it did not wait for the other");
+        }
+        tx.commit().await.unwrap();
+        let answer = waiting.await.unwrap();
+        let pending = o.number("select count(*) from {messages}").await;
+        if same {
+            assert_eq!(answer.unwrap(), [Added::Added, Added::Added, Added::AlreadyAdded]);
+            assert_eq!(pending, 3);
+        } else {
+            assert!(matches!(answer, Err(AddError::IdConflict { id }) if id == last.id()), "{answer:?}");
+            assert_eq!(pending, 1);
+        }
+        o.db.execute("delete from {messages}").await;
     }
     o.clean().await;
 }

@@ -110,7 +110,9 @@ async fn settling_and_adding_go_by_index_under_plans_made_when_the_table_was_emp
         let settlement = Settlement { done: nowhere.clone(), retry, ..o.settlement() };
         assert_eq!(store.settle(&settlement).await.unwrap().written, 0);
         let mut tx = sqlx::Connection::begin(&mut conn).await.unwrap();
-        o.outbox.add_all(&mut tx, &[keyed("a"), keyed("b")]).await.unwrap();
+        let twice = [keyed("a"), keyed("b")];
+        o.outbox.add_all(&mut tx, &twice).await.unwrap();
+        o.outbox.add_all(&mut tx, &twice).await.unwrap();
         tx.rollback().await.unwrap();
     }
     flush(&o, &pool).await;
@@ -131,6 +133,8 @@ async fn settling_and_adding_go_by_index_under_plans_made_when_the_table_was_emp
     flush(&o, &pool).await;
     let settled = (o.number(TOUCHED).await, o.number(SCANNED).await);
     let messages: Vec<_> = (0..100).map(|n| keyed(&format!("new-{n}"))).collect();
+    o.outbox.add_all(&mut conn, &messages).await.unwrap();
+    // These are there by now: they are looked up.
     o.outbox.add_all(&mut conn, &messages).await.unwrap();
     sqlx::query("select pg_stat_force_next_flush()").execute(&mut conn).await.unwrap();
     let added = (o.number(TOUCHED).await, o.number(SCANNED).await);
