@@ -2,8 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{Clock, Message, OrderingKey, SystemClock};
-use relaykit_sql_store::sqlite::rusqlite::{Connection, OptionalExtension as _, Result as SqlResult, params};
-use relaykit_sql_store::sqlite::{CountedShards, RawMessage, SqliteError, due_at, in_savepoint, store_error};
+use relaykit_sql_store::sqlite::rusqlite::{
+    self, Connection, OptionalExtension as _, Result as SqlResult, params,
+};
+use relaykit_sql_store::sqlite::{CountedShards, RawMessage, SqliteError, due_at, store_error};
 use relaykit_sql_store::{Names, Shards, Sql, StoreError};
 
 use super::schema::COLUMNS;
@@ -15,11 +17,15 @@ use relaykit_sql_store::{Limits, TooLarge};
 
 const OP: &str = "add a message";
 
-/// Writes nothing if the tables have another number of shards, or the id is there.
+/// Writes nothing if the id is there. If the tables have another number of shards, its shard is null, which they refuse.
+///
+/// One row of values: for `insert … select` SQLite keeps what pages were like before, to go back to.
 const INSERT: &str = "insert into {messages}
 (shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at, retry_at)
-select ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 where (select max(shard) + 1 from {shards}) = ?1
+values (case when (select max(shard) + 1 from {shards}) = ?1 then ?2 end, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
 on conflict (message_id) do nothing";
+
+const TAKE_BACK: &str = "delete from {messages} where message_id = ?1";
 
 const KNOWN: [&str; 2] = [COLUMNS, " from {messages} m where m.message_id = ?1"];
 
@@ -36,6 +42,7 @@ pub struct SqliteOutbox {
     limits: Limits,
     clock: Arc<dyn Clock>,
     insert: Sql,
+    take_back: Sql,
     known: Sql,
     statement: Sql,
 }
@@ -50,6 +57,7 @@ impl SqliteOutbox {
             limits,
             clock: Arc::new(SystemClock::new()),
             insert: Sql::new(&names, &[INSERT]),
+            take_back: Sql::new(&names, &[TAKE_BACK]),
             known: Sql::new(&names, &KNOWN),
             statement: AddStatement::sql(&names),
         }
@@ -98,8 +106,20 @@ impl SqliteOutbox {
     /// Those of [`add`](Self::add), or there are too many.
     pub fn add_all(&self, connection: &Connection, messages: &[Message]) -> Result<Vec<Added>, AddError> {
         self.limits.check_all(messages)?;
-        let add = || messages.iter().map(|message| self.write(connection, message, None)).collect();
-        in_savepoint(connection, add, failed)
+        // A savepoint in a transaction would keep what each page was like before, which takes longer than all the rest.
+        if !connection.is_autocommit() {
+            return self.write_all(connection, messages);
+        }
+        connection.execute_batch("begin immediate").map_err(failed)?;
+        let added = self.write_all(connection, messages);
+        let ended = if added.is_ok() { connection.execute_batch("commit") } else { Ok(()) };
+        // Some errors end the transaction; after the others nothing may be left open.
+        if !connection.is_autocommit() {
+            let _ = connection.execute_batch("rollback");
+        }
+        let added = added?;
+        ended.map_err(failed)?;
+        Ok(added)
     }
 
     /// Returns one SQL statement with one parameter that adds the messages, for connections that are not rusqlite's.
@@ -112,18 +132,48 @@ impl SqliteOutbox {
         Ok(AddStatement::new(&self.statement, self.shards.given(), messages, self.clock.now()))
     }
 
+    /// Writes all of them, or takes back those that it wrote.
+    fn write_all(&self, connection: &Connection, messages: &[Message]) -> Result<Vec<Added>, AddError> {
+        let mut added = Vec::with_capacity(messages.len());
+        for message in messages {
+            match self.write(connection, message, None) {
+                Ok(answer) => added.push(answer),
+                // After others the caller rolls back.
+                Err(error @ AddError::IdConflict { .. }) => {
+                    self.take_back(connection, messages, &added).map_err(failed)?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(added)
+    }
+
+    fn take_back(&self, connection: &Connection, messages: &[Message], added: &[Added]) -> SqlResult<()> {
+        let mut take_back = connection.prepare_cached(self.take_back.as_str())?;
+        for (message, _) in messages.iter().zip(added).filter(|(_, added)| **added == Added::Added) {
+            take_back.execute([message.id().as_bytes()])?;
+        }
+        Ok(())
+    }
+
     fn write(
         &self,
         connection: &Connection,
         message: &Message,
         delay: Option<Duration>,
     ) -> Result<Added, AddError> {
-        let written = self.insert(connection, message, delay).map_err(failed)?;
+        let written = match self.insert(connection, message, delay) {
+            Err(error) if is_null_refused(&error) => {
+                let checked = self.shards.check(connection).map_err(failed)?;
+                checked.map_err(|error| StoreError::Rejected { op: OP, source: error.into() })?;
+                return Err(failed(error));
+            }
+            written => written.map_err(failed)?,
+        };
         if written > 0 {
             return Ok(Added::Added);
         }
-        let checked = self.shards.check(connection).map_err(failed)?;
-        checked.map_err(|error| StoreError::Rejected { op: OP, source: error.into() })?;
         let id = message.id();
         match self.known(connection, message).map_err(failed)? {
             Some(Ok(known)) if same(&known, message) => Ok(Added::AlreadyAdded),
@@ -164,6 +214,10 @@ impl SqliteOutbox {
     }
 }
 
-fn failed(error: relaykit_sql_store::sqlite::rusqlite::Error) -> AddError {
+fn is_null_refused(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_NOTNULL)
+}
+
+fn failed(error: rusqlite::Error) -> AddError {
     AddError::Store(store_error(OP, SqliteError::of(error)))
 }

@@ -187,7 +187,7 @@ async fn a_list_that_meets_another_one_is_added_whole_or_not_at_all() {
     for same in [true, false] {
         let (mut one, mut two) = (o.connection().await, o.connection().await);
         let list = [keyed("k"), keyed("k"), keyed("k")];
-        let last = list[2].clone();
+        let third = list[2].clone();
         let met = if same {
             last.clone()
         } else {
