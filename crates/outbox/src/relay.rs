@@ -79,7 +79,7 @@ where
             send_timeout: Duration::from_secs(15),
             settle_timeout: Duration::from_secs(5),
             lease: Duration::from_secs(30),
-            poll: (Duration::from_millis(50), Duration::from_secs(10)),
+            poll: (Duration::from_millis(50), Duration::from_secs(15)),
             drain: Duration::from_secs(20),
         }
     }
@@ -242,7 +242,7 @@ where
         self
     }
 
-    /// Sets how long it waits at least and at most before it looks for messages again. Default: 50 ms, and 10 s when there was
+    /// Sets how long it waits at least and at most before it looks for messages again. Default: 50 ms, and 15 s when there was
     /// nothing for long. A nudge ([`Relay::wake`]) ends the wait.
     pub const fn poll(mut self, min: Duration, max: Duration) -> Self {
         self.poll = (min, max);
