@@ -51,7 +51,7 @@ enum Bench {
     Barrier,
     /// The batcher beside bare channels and the batch-aint-one crate.
     Batch,
-    /// The outbox on Postgres beside plain inserts and deletes.
+    /// The outbox on Postgres and SQLite beside plain inserts and deletes, and three crates of its kind.
     Outbox,
     /// The durable queue beside a bare loop around SQLite, and three crates of its kind.
     Queue,

@@ -65,6 +65,14 @@ impl Line {
 }
 
 impl Probe {
+    /// Returns what a line calls it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Peer(name) => name,
+        }
+    }
+
     /// Names a case of this probe.
     pub(super) fn case(self, name: impl Into<String>) -> Case {
         Case { probe: self, name: name.into() }

@@ -6,6 +6,10 @@ use super::line::Better::{Higher, Lower};
 use super::line::{Case, Line, Probe};
 use super::measure::{LineResult, Side};
 
+const GRAPHILE_WORKER: Probe = Probe::Peer("graphile_worker");
+const OBIX: Probe = Probe::Peer("obix");
+const OUTBOX_POSTGRES: Probe = Probe::Peer("outbox-postgres");
+
 /// How many messages are sent at once.
 const BATCHES: [u32; 3] = [10, 100, 1000];
 
@@ -27,10 +31,17 @@ const BESIDE_A_TRANSACTION: f64 = 0.8;
 /// The longest time from a commit to the sender in 99 of 100 cases, in µs.
 const LATENCY: f64 = 10_000.0;
 
-/// Lists what the outbox on Postgres is measured by: messages of 100 bytes with a thousand keys, and a sender that does nothing.
+/// How many times as fast as the fastest of its kind it is at least.
+const OF_A_PEER: f64 = 1.0;
+
+/// Lists what the outbox is measured by: messages of 100 bytes with a thousand keys, and a sender that does nothing.
 ///
 /// Adding is compared with plain inserts of the same rows into the same table, each transaction doing nothing else. Draining is
 /// compared with as many loops that delete pages of as many rows from a table of the same columns, in no order among them.
+///
+/// Peers add as many messages of the same size by a transaction, and drain a backlog with one worker. `graphile_worker` works jobs
+/// off in any order (`any`) or, by named queues, key by key (`keys`). `obix` hands the messages to one subscriber in the order of all,
+/// and keeps them. `outbox-postgres`, the store of `outbox-core`, keeps no order.
 pub(super) fn lines() -> Vec<Line> {
     let mut lines = vec![
         against_raw("add/1x1", Higher, OF_AN_INSERT),
@@ -40,14 +51,14 @@ pub(super) fn lines() -> Vec<Line> {
     for batch in BATCHES {
         let drain = |relays| {
             let line = against_raw(&format!("drain/{batch}x{relays}"), Higher, OF_DELETED_PAGES);
-            if relays == 2 { line.at_most_rounds(1) } else { line }
+            line.at_most_rounds(if relays == 1 { 2 } else { 1 })
         };
         lines.extend(RELAYS.map(drain));
     }
     for batch in BATCHES {
         let drain = |relays| ours(&format!("drain/{batch}x{relays}"));
         let name = format!("drain/{batch}x4-of-{batch}x1");
-        lines.push(Line::ratio(name, drain(4), drain(1), Higher, OF_ONE_RELAY).at_most_rounds(2));
+        lines.push(Line::ratio(name, drain(4), drain(1), Higher, OF_ONE_RELAY).at_most_rounds(1));
     }
     lines.extend([
         Line::ratio(
@@ -56,14 +67,30 @@ pub(super) fn lines() -> Vec<Line> {
             ours("drain/100x1"),
             Higher,
             BESIDE_A_TRANSACTION,
-        ),
+        )
+        .at_most_rounds(2),
         Line::at_most("statements/100x1", ours("statements/100x1"), 0.05).at_most_rounds(1),
         Line::at_most("dead-tuples/100x1", ours("dead-tuples/100x1"), 1.05).at_most_rounds(1),
-        against_raw("wal-bytes/100x1", Lower, 1.5).at_most_rounds(2),
+        against_raw("wal-bytes/100x1", Lower, 1.5).at_most_rounds(1),
         Line::at_most("latency-p99/idle", outbox("latency-idle"), LATENCY).at_most_rounds(2),
         Line::at_most("latency-p99/half-load", outbox("latency-half"), LATENCY).at_most_rounds(2),
         Line::at_most("statements/idle", outbox("idle"), 0.2).at_most_rounds(1),
     ]);
+    lines.extend([
+        on_sqlite("add/1x1", OF_AN_INSERT),
+        on_sqlite("add/100x1", OF_MANY_INSERTED),
+        on_sqlite("drain/100x1", OF_DELETED_PAGES).at_most_rounds(2),
+        on_sqlite("drain/100x2", OF_DELETED_PAGES).at_most_rounds(2),
+    ]);
+    for (peer, drains) in [
+        (GRAPHILE_WORKER, &["drain/any", "drain/keys"][..]),
+        (OBIX, &["drain/100"]),
+        (OUTBOX_POSTGRES, &["drain/100"]),
+    ] {
+        lines.push(against_peer("add/1x1", peer, "add/1"));
+        lines.push(against_peer("add/100x1", peer, "add/100"));
+        lines.extend(drains.iter().map(|drain| against_peer("drain/100x1", peer, drain)));
+    }
     lines
 }
 
@@ -110,6 +137,17 @@ pub(super) fn note(results: &[LineResult]) -> Option<Table> {
 
 fn against_raw(case: &str, better: super::line::Better, target: f64) -> Line {
     Line::ratio(case, ours(case), outbox(&format!("raw/{case}")), better, target)
+}
+
+fn on_sqlite(case: &str, target: f64) -> Line {
+    let [ours, raw] = ["ours", "raw"].map(|side| outbox(&format!("sqlite/{side}/{case}")));
+    Line::ratio(format!("sqlite/{case}"), ours, raw, Higher, target)
+}
+
+/// Compares with a crate of its kind, one round: they are slow.
+fn against_peer(case: &str, peer: Probe, reference: &str) -> Line {
+    let name = format!("{reference}-vs-{}", peer.name());
+    Line::ratio(name, ours(case), peer.case(reference), Higher, OF_A_PEER).at_most_rounds(1)
 }
 
 fn ours(case: &str) -> Case {

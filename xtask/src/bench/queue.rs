@@ -111,21 +111,14 @@ fn against_the_loop(case: &str) -> Line {
 
 /// Compares with pushes that return once the event is in memory. Ours is stored after the linger, or when its batch is full.
 fn buffered(case: &str, peer: Probe, reference: &str, target: f64) -> Line {
-    let name = format!("buffered/{reference}-vs-{}", peer_name(peer));
+    let name = format!("buffered/{reference}-vs-{}", peer.name());
     Line::ratio(name, ours(&format!("ours/{case}")), peer.case(reference), Higher, target)
 }
 
 /// Compares with pushes that return once the event is stored.
 fn stored(case: &str, peer: Probe, reference: &str, target: f64) -> Line {
-    let name = format!("stored/{reference}-vs-{}", peer_name(peer));
+    let name = format!("stored/{reference}-vs-{}", peer.name());
     Line::ratio(name, ours(&format!("ours-durable/{case}")), peer.case(reference), Higher, target)
-}
-
-fn peer_name(peer: Probe) -> &'static str {
-    match peer {
-        Probe::Ours => "ours",
-        Probe::Peer(name) => name,
-    }
 }
 
 fn ours(case: &str) -> Case {

@@ -8,10 +8,8 @@ use relaykit_sql_store::postgres::{Guarded, TEST_POSTGRES, TestPostgres};
 use relaykit_sql_store::{Names, Shards, Sql};
 use sqlx::{Connection, PgConnection};
 
+use super::common::{KEYS, payload};
 use super::setting::Side;
-
-/// How many keys messages have.
-pub(super) const KEYS: u64 = 1_000;
 
 /// The default.
 pub(super) const SHARDS: u16 = 64;
@@ -155,17 +153,6 @@ impl Database {
     }
 }
 
-/// Writes the payload of a message, which tells its number: 100 bytes.
-pub(super) fn payload(number: u64) -> String {
-    format!("{number:016}{:x<84}", "")
-}
-
-/// Reads the number of a message from its payload.
-pub(super) fn number(payload: &[u8]) -> u64 {
-    let digits = payload.iter().take(16);
-    digits.fold(0, |number, digit| number * 10 + u64::from(digit.wrapping_sub(b'0')))
-}
-
 /// Makes a message.
 ///
 /// # Errors
@@ -175,17 +162,4 @@ pub(super) fn message(number: u64, clock: &SystemClock, rng: &mut Rng) -> anyhow
     let at = clock.now();
     let builder = Message::builder(MessageId::new(at, rng), "bench", at).payload(payload(number));
     Ok(builder.ordering_key(format!("k{}", number % KEYS)).build()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_has_a_hundred_bytes_and_tells_its_number() {
-        for n in [0, 7, 99_999, 123_456_789] {
-            let payload = payload(n);
-            assert_eq!((payload.len(), number(payload.as_bytes())), (100, n));
-        }
-    }
 }

@@ -3,8 +3,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use relaykit_outbox::postgres::PgOutboxStore;
-use relaykit_outbox::{Relay, RelaySummary};
+use relaykit_outbox::{OutboxStore, Relay, RelaySummary};
 use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Message};
 use relaykit_sql_store::Wake;
 use relaykit_sql_store::postgres::Guarded;
@@ -12,7 +11,7 @@ use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::arrivals::Arrivals;
+use super::common::Arrivals;
 use super::database::Database;
 use super::raw;
 use super::setting::{Setting, Side, Work};
@@ -22,7 +21,7 @@ use super::within;
 use crate::workload::Measurement;
 
 /// A drain that takes longer goes on for ever.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looks at each message and says that all are sent.
 #[derive(Debug, Clone)]
@@ -57,10 +56,10 @@ pub(super) async fn measure(case: &str, setting: &Setting) -> anyhow::Result<Mea
 #[derive(Debug)]
 pub(super) struct Drained {
     pub(super) messages: u32,
-    time: Duration,
-    arrivals: Arrivals,
+    pub(super) time: Duration,
+    pub(super) arrivals: Arrivals,
     /// How many rows the relays read.
-    read: u64,
+    pub(super) read: u64,
     pub(super) wal_bytes: i64,
     /// Counted only if somebody does.
     pub(super) statements: u64,
@@ -169,30 +168,48 @@ impl Relays {
     where
         H: BatchHandler<Message, Error = Infallible> + Clone + 'static,
     {
-        let mut relays = Self {
-            wake: Wake::new(),
-            stop: watch::Sender::new(false),
-            running: JoinSet::new(),
-            pools: Vec::new(),
-        };
+        let mut relays = Self::none();
         for _ in 0..setting.workers {
             let pool = database.pool()?;
-            let mut builder = Relay::<PgOutboxStore, H>::builder(database.store(&pool), sender.clone())
-                .batch_size(setting.batch as usize)
-                .wake(relays.wake.clone());
-            if setting.workers > 1 {
-                // They look at each other three times a lease, and share the shards out then.
-                let limit = Duration::from_millis(800);
-                builder = builder.lease(Duration::from_secs(2)).send_timeout(limit).settle_timeout(limit);
-            }
-            let (relay, mut stopped) = (builder.build()?, relays.stop.subscribe());
-            relays.running.spawn(async move {
-                relay.run(async move { drop(stopped.wait_for(|stopped| *stopped).await) }).await
-            });
+            relays.run(setting, database.store(&pool), sender.clone())?;
             relays.pools.push(pool);
         }
         database.shared_out(setting.workers).await?;
         Ok(relays)
+    }
+
+    /// Begins with none.
+    pub(super) fn none() -> Self {
+        Self {
+            wake: Wake::new(),
+            stop: watch::Sender::new(false),
+            running: JoinSet::new(),
+            pools: Vec::new(),
+        }
+    }
+
+    /// Starts another one.
+    ///
+    /// # Errors
+    ///
+    /// Never: its settings are within bounds.
+    pub(super) fn run<S, H>(&mut self, setting: &Setting, store: S, sender: H) -> anyhow::Result<()>
+    where
+        S: OutboxStore,
+        H: BatchHandler<Message, Error = Infallible> + 'static,
+    {
+        let mut builder =
+            Relay::<S, H>::builder(store, sender).batch_size(setting.batch as usize).wake(self.wake.clone());
+        if setting.workers > 1 {
+            // They look at each other three times a lease, and share the shards out then.
+            let limit = Duration::from_millis(800);
+            builder = builder.lease(Duration::from_secs(2)).send_timeout(limit).settle_timeout(limit);
+        }
+        let (relay, mut stopped) = (builder.build()?, self.stop.subscribe());
+        self.running.spawn(async move {
+            relay.run(async move { drop(stopped.wait_for(|stopped| *stopped).await) }).await
+        });
+        Ok(())
     }
 
     /// Stops them, when what is on its way has been written.

@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use relaykit_pipeline_traits::{Clock, SystemClock};
 
-use super::arrivals::Arrivals;
+use super::common::Arrivals;
 use super::database::Database;
 use super::drain::Relays;
-use super::setting::{Setting, Side, Work};
+use super::setting::{On, Setting, Side, Work};
 use super::statements::Statements;
 use crate::workload::Measurement;
 
@@ -13,7 +13,7 @@ use crate::workload::Measurement;
 const BEFORE: Duration = Duration::from_secs(26);
 
 /// For how long it is looked at.
-const TIME: Duration = Duration::from_secs(20);
+const TIME: Duration = Duration::from_secs(30);
 
 /// Measures how many statements a second a relay sends that has nothing to do.
 ///
@@ -23,7 +23,7 @@ const TIME: Duration = Duration::from_secs(20);
 pub(super) async fn measure(case: &str) -> anyhow::Result<Measurement> {
     Statements::watch()?;
     let (database, clock) = (Database::new().await?, SystemClock::new());
-    let setting = Setting { side: Side::Ours, work: Work::Idle, batch: 100, workers: 1 };
+    let setting = Setting { side: Side::Ours, work: Work::Idle, on: On::Postgres, batch: 100, workers: 1 };
     let mut relays = Relays::start(&database, &setting, &Arrivals::new(1)).await?;
     clock.sleep(BEFORE).await;
     let transactions = transactions(&database).await;

@@ -6,10 +6,10 @@ use anyhow::Context;
 use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Clock, Message, Rng, SystemClock};
 use sqlx::Connection;
 
-use super::arrivals::Arrivals;
-use super::database::{Database, message, number};
+use super::common::{Arrivals, number};
+use super::database::{Database, message};
 use super::drain::{self, Relays};
-use super::setting::{Load, Setting, Side, Work};
+use super::setting::{Load, On, Setting, Side, Work};
 use super::stopwatch::Stopwatch;
 use super::within;
 use crate::workload::Measurement;
@@ -37,7 +37,8 @@ pub(super) async fn measure(case: &str, load: Load) -> anyhow::Result<Measuremen
         }
         Load::Half => {
             let database = Database::new().await?;
-            let setting = Setting { side: Side::Ours, work: Work::Drain, batch: 100, workers: 1 };
+            let setting =
+                Setting { side: Side::Ours, work: Work::Drain, on: On::Postgres, batch: 100, workers: 1 };
             let half = drain::run(&database, &setting).await?.rate() / 2.0;
             database.clean().await?;
             let (time, batch) = BUSY;
@@ -84,7 +85,7 @@ async fn run(case: &str, transactions: u32, batch: u32, pause: Duration) -> anyh
         since: Arc::new(Stopwatch::start()),
         at: Arc::new(Mutex::new(vec![Duration::ZERO; messages as usize])),
     };
-    let setting = Setting { side: Side::Ours, work: Work::Drain, batch: 100, workers: 1 };
+    let setting = Setting { side: Side::Ours, work: Work::Drain, on: On::Postgres, batch: 100, workers: 1 };
     let mut relays = Relays::with(&database, &setting, &sender).await?;
     let (outbox, mut connection) = (database.outbox(), database.server.connection().await);
     let mut committed = Vec::new();

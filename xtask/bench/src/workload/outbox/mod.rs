@@ -1,7 +1,7 @@
-//! What the outbox on Postgres costs, beside plain statements that write, or delete, as many rows of the same columns.
+//! What the outbox costs, beside plain statements that write, or delete, as many rows of the same columns.
 
 mod add;
-mod arrivals;
+mod common;
 mod cost;
 mod database;
 mod drain;
@@ -9,6 +9,7 @@ mod idle;
 mod latency;
 mod raw;
 mod setting;
+mod sqlite;
 mod statements;
 
 use std::time::Duration;
@@ -18,12 +19,13 @@ use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::workload::{Measurement, stopwatch};
-use setting::{Setting, Work};
+use setting::{On, Setting, Work};
 
 /// How many threads the runtime has.
 const THREADS: usize = 2;
 
-/// Runs a case once, by its name: see [`Setting`]. The server is that of `RELAYKIT_TEST_POSTGRES`.
+/// Runs a case once, by its name: see [`Setting`]. The server is that of `RELAYKIT_TEST_POSTGRES`; SQLite's
+/// files are temporary.
 ///
 /// # Errors
 ///
@@ -32,6 +34,8 @@ pub(crate) fn measure(case: &str, name: &str) -> anyhow::Result<Measurement> {
     let setting: Setting = name.parse()?;
     let measured = runtime()?.block_on(async {
         match setting.work {
+            Work::Add if setting.on == On::Sqlite => sqlite::add(case, &setting),
+            Work::Drain if setting.on == On::Sqlite => sqlite::drain(case, &setting).await,
             Work::Add => add::measure(case, &setting).await,
             Work::Drain | Work::Held => drain::measure(case, &setting).await,
             Work::Cost(what) => cost::measure(case, &setting, what).await,

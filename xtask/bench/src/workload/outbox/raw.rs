@@ -1,11 +1,11 @@
 use anyhow::Context;
 use relaykit_pipeline_traits::{Message, OrderingKey};
-use relaykit_sql_store::Sql;
 use relaykit_sql_store::postgres::{PgTimestamp, PgUuid};
+use relaykit_sql_store::{Shards, Sql};
 use sqlx::{PgConnection, Row};
 use tokio::task::JoinSet;
 
-use super::arrivals::Arrivals;
+use super::common::Arrivals;
 use super::database::{Database, SHARDS};
 use super::setting::Setting;
 
@@ -63,9 +63,10 @@ impl Inserts {
     }
 }
 
-/// Some shard: a plain insert computes none.
+/// Computes the shard that the outbox gives it, since rows of few shards would be cheaper to index.
 fn shard(message: &Message) -> i32 {
-    i32::from(message.payload().get(15).copied().unwrap_or_default()) % i32::from(SHARDS)
+    let key = message.ordering_key().map_or("", OrderingKey::as_str);
+    Shards::new(SHARDS).map_or(0, |shards| shards.of(key.as_bytes()).number().into())
 }
 
 const DELETE: &str = "delete from {raw} where seq in (

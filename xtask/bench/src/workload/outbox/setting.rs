@@ -10,6 +10,7 @@ use crate::workload::Measurement;
 pub(super) struct Setting {
     pub(super) side: Side,
     pub(super) work: Work,
+    pub(super) on: On,
     /// How many messages a transaction adds, or how many are sent at once.
     pub(super) batch: u32,
     /// How many connections add, or how many relays, or loops, drain.
@@ -23,6 +24,13 @@ pub(super) enum Side {
     Ours,
     /// Plain statements'.
     Raw,
+}
+
+/// Where the messages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum On {
+    Postgres,
+    Sqlite,
 }
 
 /// What is done.
@@ -63,6 +71,7 @@ impl Setting {
     /// Returns how many messages there are. Slow settings have fewer, so that they take a few seconds.
     pub(super) const fn messages(&self) -> u32 {
         match (self.work, self.batch, self.workers) {
+            (Work::Add, 1, 1) if matches!(self.on, On::Sqlite) => 20_000,
             (Work::Add, 1, 1) => 6_000,
             (Work::Add, 1, _) => 20_000,
             (Work::Drain, ..=10, _) => 30_000,
@@ -80,17 +89,21 @@ impl FromStr for Setting {
     type Err = anyhow::Error;
 
     /// Reads `SIDE/WORK/BATCHxWORKERS`, where the work is `add`, `drain`, `held`, `statements`, `wal-bytes` or `dead-tuples`;
-    /// or `latency-idle`, `latency-half` or `idle`.
+    /// or `latency-idle`, `latency-half` or `idle`; or `sqlite/SIDE/WORK/BATCHxWORKERS`, where it is `add` or `drain`.
     fn from_str(name: &str) -> anyhow::Result<Self> {
         let unknown = || format!("no case is named outbox/{name}");
-        let alone = |work| Self { side: Side::Ours, work, batch: 100, workers: 1 };
+        let alone = |work| Self { side: Side::Ours, work, on: On::Postgres, batch: 100, workers: 1 };
         match name {
             "latency-idle" => return Ok(alone(Work::Latency(Load::Idle))),
             "latency-half" => return Ok(alone(Work::Latency(Load::Half))),
             "idle" => return Ok(alone(Work::Idle)),
             _ => {}
         }
-        let parts: Vec<_> = name.split('/').collect();
+        let (on, setting) = match name.strip_prefix("sqlite/") {
+            Some(setting) => (On::Sqlite, setting),
+            None => (On::Postgres, name),
+        };
+        let parts: Vec<_> = setting.split('/').collect();
         let [who, work, size] = parts[..] else { bail!(unknown()) };
         let (batch, workers) = size.split_once('x').with_context(unknown)?;
         let setting = Self {
@@ -108,10 +121,12 @@ impl FromStr for Setting {
                 "dead-tuples" => Work::Cost(Cost::DeadTuples),
                 _ => bail!(unknown()),
             },
+            on,
             batch: batch.parse().with_context(unknown)?,
             workers: workers.parse().with_context(unknown)?,
         };
-        if !(1..=1_000).contains(&setting.batch) || !(1..=16).contains(&setting.workers) {
+        let done = on == On::Postgres || matches!(setting.work, Work::Add | Work::Drain);
+        if !done || !(1..=1_000).contains(&setting.batch) || !(1..=16).contains(&setting.workers) {
             bail!(unknown());
         }
         Ok(setting)
@@ -125,16 +140,26 @@ mod tests {
     #[test]
     fn a_setting_is_read_from_its_name() {
         let setting: Setting = "raw/drain/100x4".parse().unwrap();
-        assert_eq!(setting, Setting { side: Side::Raw, work: Work::Drain, batch: 100, workers: 4 });
+        let drain = Setting { side: Side::Raw, work: Work::Drain, on: On::Postgres, batch: 100, workers: 4 };
+        assert_eq!(setting, drain);
+        let setting: Setting = "sqlite/raw/drain/100x4".parse().unwrap();
+        assert_eq!(setting, Setting { on: On::Sqlite, ..drain });
         let setting: Setting = "latency-half".parse().unwrap();
         assert_eq!(setting.work, Work::Latency(Load::Half));
     }
 
     #[test]
     fn what_is_no_setting_is_refused() {
-        for name in
-            ["", "ours", "theirs/add/1x1", "ours/sub/1x1", "ours/add/1", "ours/add/0x1", "ours/add/1x17"]
-        {
+        for name in [
+            "",
+            "ours",
+            "theirs/add/1x1",
+            "sqlite/ours/held/100x1",
+            "ours/sub/1x1",
+            "ours/add/1",
+            "ours/add/0x1",
+            "ours/add/1x17",
+        ] {
             assert!(name.parse::<Setting>().is_err(), "{name:?} is a setting");
         }
     }

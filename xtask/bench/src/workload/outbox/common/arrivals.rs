@@ -4,12 +4,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use tokio::sync::Notify;
 
-use super::database::{KEYS, number};
-use super::stopwatch::Stopwatch;
+use super::super::stopwatch::Stopwatch;
+use super::payload::{KEYS, number};
 
 /// What arrived, from one sender or many at once.
 #[derive(Debug, Clone)]
-pub(super) struct Arrivals(Arc<Inner>);
+pub(crate) struct Arrivals(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -32,7 +32,7 @@ struct Seen {
 
 impl Arrivals {
     /// Expects the numbers below `wanted`, in order within each key.
-    pub(super) fn new(wanted: u32) -> Self {
+    pub(crate) fn new(wanted: u32) -> Self {
         let keys = usize::try_from(KEYS).unwrap_or_default();
         let seen = Seen {
             since: Stopwatch::start(),
@@ -46,12 +46,12 @@ impl Arrivals {
     }
 
     /// Takes time from now on.
-    pub(super) fn start(&self) {
+    pub(crate) fn start(&self) {
         self.seen().since = Stopwatch::start();
     }
 
     /// Takes note of payloads that arrived together.
-    pub(super) fn add<'a>(&self, payloads: impl Iterator<Item = &'a [u8]>) {
+    pub(crate) fn add<'a>(&self, payloads: impl Iterator<Item = &'a [u8]>) {
         let wanted = self.0.wanted;
         let mut seen = self.seen();
         for payload in payloads {
@@ -77,22 +77,22 @@ impl Arrivals {
     }
 
     /// Waits until as many arrived as are expected.
-    pub(super) async fn complete(&self) {
+    pub(crate) async fn complete(&self) {
         self.0.complete.notified().await;
     }
 
     /// Returns how many arrived.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.seen().count
     }
 
     /// Returns how many arrived after a later one of their key.
-    pub(super) fn inversions(&self) -> u64 {
+    pub(crate) fn inversions(&self) -> u64 {
         self.seen().inversions
     }
 
     /// Returns how many times as fast the last tenth went as the first, if all took `time`.
-    pub(super) fn flatness(&self, time: Duration) -> f64 {
+    pub(crate) fn flatness(&self, time: Duration) -> f64 {
         let [first, last] = self.seen().tenths;
         first.as_secs_f64() / time.saturating_sub(last).as_secs_f64().max(1e-9)
     }
@@ -102,7 +102,7 @@ impl Arrivals {
     /// # Errors
     ///
     /// It did not.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         let (seen, wanted) = (self.seen(), self.0.wanted);
         ensure!(seen.count == wanted, "{} messages arrived of {wanted}", seen.count);
         let sum = wanted * (wanted - 1) / 2;
@@ -117,7 +117,7 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::payload;
+    use super::super::payload::payload;
     use super::*;
 
     fn after(numbers: &[u64]) -> Arrivals {
