@@ -189,9 +189,9 @@ async fn a_list_that_meets_another_one_is_added_whole_or_not_at_all() {
         let list = [keyed("k"), keyed("k"), keyed("k")];
         let third = list[2].clone();
         let met = if same {
-            last.clone()
+            third.clone()
         } else {
-            Message::builder(last.id(), "other", last.occurred_at()).build().unwrap()
+            Message::builder(third.id(), "other", third.occurred_at()).build().unwrap()
         };
         let mut tx = one.begin().await.unwrap();
         o.outbox.add(&mut tx, &met).await.unwrap();
