@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use crate::process;
 
@@ -15,20 +15,5 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut command = process::cargo(["run", "--release", "--quiet", "--package", "relaykit-demo", "--"]);
     command.args(&args.args);
-    become_child(command)
-}
-
-/// Replaces this process, so that signals and the exit code are the demo's own.
-#[cfg(unix)]
-fn become_child(mut command: Command) -> anyhow::Result<ExitCode> {
-    use std::os::unix::process::CommandExt;
-
-    let error = command.exec();
-    Err(anyhow::Error::new(error).context(format!("could not start `{}`", process::display(&command))))
-}
-
-/// Waits for the child; a Ctrl-C goes to the whole console, the child included.
-#[cfg(not(unix))]
-fn become_child(mut command: Command) -> anyhow::Result<ExitCode> {
-    process::status(&mut command).map(process::exit_code)
+    process::become_child(command)
 }

@@ -14,6 +14,7 @@ mod process;
 mod recipes;
 mod stopwatch;
 mod test;
+mod torture;
 mod workspace;
 
 use std::process::ExitCode;
@@ -51,6 +52,11 @@ enum Chore {
     /// A bench reports: it ends with exit code 0 when a target is missed, and fails only when something could
     /// not be measured.
     Bench(bench::Args),
+    /// Kill, starve and corrupt what keeps messages, and count what is lost.
+    ///
+    /// All arguments go to the program as they are: `cargo xtask torture --help` prints its own help.
+    #[command(disable_help_flag = true)]
+    Torture(torture::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +65,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Demo(args) => demo::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Torture(args) => torture::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -66,6 +66,21 @@ pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
+/// Replaces this process, so that signals and the exit code are the child's own.
+#[cfg(unix)]
+pub(crate) fn become_child(mut command: Command) -> anyhow::Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+
+    let error = command.exec();
+    Err(anyhow::Error::new(error).context(format!("could not start `{}`", display(&command))))
+}
+
+/// Waits for the child; a Ctrl-C goes to the whole console, the child included.
+#[cfg(not(unix))]
+pub(crate) fn become_child(mut command: Command) -> anyhow::Result<ExitCode> {
+    status(&mut command).map(exit_code)
+}
+
 /// Writes a command as one would type it; the path of the program is left out.
 pub(crate) fn display(command: &Command) -> String {
     let program = std::path::Path::new(command.get_program()).file_name().unwrap_or(command.get_program());

@@ -13,7 +13,7 @@ enum May {
 use May::{Use, UseAll};
 
 /// The arrows that docs/architecture.md draws. A new crate is added here knowingly.
-const ARROWS: [(&str, May); 15] = [
+const ARROWS: [(&str, May); 16] = [
     ("relaykit-pipeline-traits", Use(&[])),
     ("relaykit-retry", Use(&["relaykit-pipeline-traits"])),
     ("relaykit-event-barrier", Use(&["relaykit-pipeline-traits"])),
@@ -27,6 +27,7 @@ const ARROWS: [(&str, May); 15] = [
     ("relaykit-outbox", Use(IOBOX)),
     ("relaykit-demo", UseAll),
     ("relaykit-suite", UseAll),
+    ("relaykit-torture", UseAll),
     ("relaykit-bench", UseAll),
     ("xtask", Use(&[])),
 ];

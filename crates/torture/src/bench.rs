@@ -1,0 +1,159 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::history::{self, Event};
+use crate::oracle::{self, Judgement, Promises};
+use crate::report::Report;
+use crate::seeds::Workshop;
+
+/// What all tests of a run share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) seed: u64,
+    pub(crate) nightly: bool,
+    rounds: Option<u64>,
+    pub(crate) workshop: Workshop,
+    /// A folder in memory, if there is one: what the kernel has survives the death of a process, on any file system.
+    fast: tempfile::TempDir,
+    /// A folder on the disk.
+    slow: tempfile::TempDir,
+}
+
+/// One history of a test, and what is needed to judge it.
+pub(crate) struct Round {
+    pub(crate) trials: u64,
+    pub(crate) promises: Promises,
+    pub(crate) history: Vec<Event>,
+    /// Goes to the evidence if the history is not clean.
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// How many rounds run at once: most of the time each waits for a disk or a timer.
+const AT_ONCE: usize = 6;
+
+impl Bench {
+    /// Makes the folders.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be made.
+    pub(crate) fn new(seed: u64, nightly: bool, rounds: Option<u64>) -> anyhow::Result<Arc<Self>> {
+        let program = std::env::current_exe()?;
+        // The program lies in target/release or beside it.
+        let target = program.parent().and_then(Path::parent).context("could not tell where cargo builds")?;
+        let workshop = Workshop::in_target(target);
+        std::fs::create_dir_all(workshop.root())?;
+        let memory = Path::new("/dev/shm");
+        let fast = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }?;
+        let slow = tempfile::tempdir_in(workshop.root())?;
+        Ok(Arc::new(Self { seed, nightly, rounds, workshop, fast, slow }))
+    }
+
+    /// Returns how many rounds a test has in this profile.
+    pub(crate) fn rounds(&self, pr: u64, nightly: u64) -> u64 {
+        self.rounds.unwrap_or(if self.nightly { nightly } else { pr })
+    }
+
+    /// Makes a folder for a round, in memory.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub(crate) fn fast_folder(&self) -> anyhow::Result<tempfile::TempDir> {
+        Ok(tempfile::tempdir_in(self.fast.path())?)
+    }
+
+    /// Makes a folder for a round, on the disk.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub(crate) fn slow_folder(&self) -> anyhow::Result<tempfile::TempDir> {
+        Ok(tempfile::tempdir_in(self.slow.path())?)
+    }
+
+    /// Runs rounds of a test, several at once, those that failed in former runs first, and judges each.
+    pub(crate) async fn play<F>(
+        self: &Arc<Self>,
+        report: &mut Report,
+        rounds: u64,
+        round: impl Fn(Arc<Self>, u64) -> F,
+    ) where
+        F: Future<Output = anyhow::Result<Round>> + Send + 'static,
+    {
+        let seeds = self.workshop.failed_seeds(report.test).into_iter().chain(self.seed..self.seed + rounds);
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let mut playing = JoinSet::new();
+        for seed in seeds {
+            let (room, playing_round) = (Arc::clone(&room), round(Arc::clone(self), seed));
+            playing.spawn(async move {
+                let _place = room.acquire().await;
+                (seed, playing_round.await)
+            });
+        }
+        while let Some(played) = playing.join_next().await {
+            match played {
+                Ok((seed, Ok(round))) => self.judge(report, seed, round),
+                Ok((seed, Err(error))) => {
+                    report.trials += 1;
+                    report.fail(format!("{error:#}; {}", self.failed(report.test, seed)));
+                }
+                Err(error) => report.fail(format!("a round ended by itself: {error}")),
+            }
+        }
+    }
+
+    fn judge(&self, report: &mut Report, seed: u64, round: Round) {
+        let judgement = oracle::judge(&round.history, round.promises);
+        report.add(round.trials, &judgement);
+        report.items +=
+            round.history.iter().filter(|event| matches!(event, Event::Acknowledged { .. })).count() as u64;
+        if !judgement.is_clean() {
+            report.fail(self.complain(report.test, seed, &judgement, &round));
+        }
+    }
+
+    fn complain(&self, test: &str, seed: u64, judgement: &Judgement, round: &Round) -> String {
+        let kept = self.keep(test, seed, &round.history, round.folder.path());
+        let kept = kept.map_or_else(
+            |error| format!("nothing could be kept: {error:#}"),
+            |at| format!("kept in {}", at.display()),
+        );
+        format!("{}; {kept}; {}", judgement.complaint(), self.failed(test, seed))
+    }
+
+    /// Keeps history and files of what failed.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written.
+    pub(crate) fn keep(
+        &self,
+        test: &str,
+        seed: u64,
+        events: &[Event],
+        files: &Path,
+    ) -> anyhow::Result<PathBuf> {
+        let folder = self.workshop.evidence(test, seed)?;
+        history::save(events, &folder.join("history.jsonl"))?;
+        for entry in files.read_dir()?.flatten() {
+            if entry.path().is_file() {
+                std::fs::copy(entry.path(), folder.join(entry.file_name()))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    /// Remembers the seed, and returns the command that repeats it.
+    pub(crate) fn failed(&self, test: &str, seed: u64) -> String {
+        let command = format!("again: cargo xtask torture queue --only {test} --seed {seed} --rounds 1");
+        match self.workshop.remember(test, seed) {
+            Ok(()) => command,
+            Err(error) => format!("{command} (the seed could not be remembered: {error:#})"),
+        }
+    }
+}

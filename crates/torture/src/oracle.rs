@@ -1,0 +1,233 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::history::{Event, Id, Said};
+
+/// What a run promised, so that its history can be judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Promises {
+    /// The items of a key come in order.
+    pub(crate) ordered: bool,
+    /// How many items may have been handled and not yet be settled on disk.
+    pub(crate) unsettled: usize,
+}
+
+/// What is wrong with a history, and what is not: duplicates that a named window explains.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Judgement {
+    /// Acknowledged, and never handled, found or set aside.
+    pub(crate) lost: Vec<Id>,
+    /// Handled, though never offered, or handed back, or with other bytes than were pushed.
+    pub(crate) phantom: Vec<Id>,
+    /// Handled before an older one of its key was done or dead.
+    pub(crate) reordered: Vec<Id>,
+    /// Handled again after it was done or dead, by the window that explains it.
+    pub(crate) duplicates: BTreeMap<Window, u64>,
+    /// Handled again, and no window explains it.
+    pub(crate) unexplained: Vec<Id>,
+    /// Acknowledged, and still not handled when the time ran out.
+    pub(crate) stuck: Vec<Id>,
+    /// What should have been given back, in words.
+    pub(crate) leaks: Vec<String>,
+}
+
+/// Why an item may be handled twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Window {
+    /// The process died after the handler had answered, before that was on disk.
+    KilledBeforeSettled,
+    /// The disk failed, and a close could not write down what was handled.
+    StoppedOnAFailingDisk,
+}
+
+impl Judgement {
+    pub(crate) fn is_clean(&self) -> bool {
+        let Self { lost, phantom, reordered, duplicates: _, unexplained, stuck, leaks } = self;
+        [lost, phantom, reordered, unexplained, stuck].iter().all(|ids| ids.is_empty()) && leaks.is_empty()
+    }
+
+    /// Says what is wrong, for people; a few ids of each kind.
+    pub(crate) fn complaint(&self) -> String {
+        let kinds = [
+            ("lost", &self.lost),
+            ("phantom", &self.phantom),
+            ("reordered", &self.reordered),
+            ("unexplained duplicates", &self.unexplained),
+            ("stuck", &self.stuck),
+        ];
+        let few = |(kind, ids): (&str, &Vec<Id>)| {
+            let shown: Vec<_> = ids.iter().take(5).map(ToString::to_string).collect();
+            format!("{} {kind} ({})", ids.len(), shown.join(", "))
+        };
+        let mut words: Vec<_> = kinds.into_iter().filter(|(_, ids)| !ids.is_empty()).map(few).collect();
+        words.extend(self.leaks.iter().map(|leak| format!("leaked: {leak}")));
+        words.join("; ")
+    }
+}
+
+/// An item's way.
+#[derive(Debug, Default)]
+struct Track {
+    offered: bool,
+    acknowledged: bool,
+    refused: bool,
+    lent: bool,
+    /// The last time that it was said to be done or dead: in which life, and as its how-manieth.
+    decided: Option<(usize, usize)>,
+    /// Handled, decided or found.
+    seen: bool,
+}
+
+/// How a life went, as far as it matters to the lives after it.
+#[derive(Debug, Default)]
+struct Life {
+    decisions: usize,
+    end: Option<Window>,
+}
+
+#[derive(Debug, Default)]
+struct KeyTrack {
+    highest: Option<Id>,
+    undecided: HashSet<Id>,
+}
+
+/// Judges a whole history.
+///
+/// An item that is handled again is explained only if the life in which it was decided ended in a window, and if it was among
+/// the last that were decided before that.
+pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
+    let mut oracle = Oracle {
+        promises,
+        tracks: HashMap::new(),
+        keys: HashMap::new(),
+        lives: Vec::new(),
+        found: Judgement::default(),
+    };
+    let mut ended = None;
+    for event in history {
+        match event {
+            Event::Opening => oracle.lives.push(Life::default()),
+            Event::Offered { id, .. } => oracle.track(*id).offered = true,
+            Event::Acknowledged { id } => oracle.track(*id).acknowledged = true,
+            Event::Refused { id } => oracle.track(*id).refused = true,
+            Event::Lent { id, key, said } => oracle.lent(*id, *key, *said),
+            Event::Found { id } => oracle.found(*id),
+            Event::Wrong { id } => oracle.found.phantom.push(*id),
+            Event::Opened | Event::Fault { .. } => {}
+            Event::Killed => oracle.end(Window::KilledBeforeSettled),
+            Event::Stopped { unsettled: true } => oracle.end(Window::StoppedOnAFailingDisk),
+            Event::Stopped { unsettled: false } => {}
+            Event::Ended { left } => ended = Some(*left),
+        }
+    }
+    oracle.close(ended)
+}
+
+struct Oracle {
+    promises: Promises,
+    tracks: HashMap<Id, Track>,
+    keys: HashMap<u64, KeyTrack>,
+    lives: Vec<Life>,
+    found: Judgement,
+}
+
+impl Oracle {
+    fn track(&mut self, id: Id) -> &mut Track {
+        self.tracks.entry(id).or_default()
+    }
+
+    fn lent(&mut self, id: Id, key: u64, said: Said) {
+        self.seen(id);
+        let first = !std::mem::replace(&mut self.track(id).lent, true);
+        if self.promises.ordered {
+            let of_key = self.keys.entry(key).or_default();
+            // Legal: 1 2 3 2 after a crash. Illegal: 1 3 2, and 3 while 2 waits for its retry.
+            let behind = of_key.highest.is_some_and(|highest| id < highest);
+            let overtakes = of_key.undecided.iter().any(|other| *other < id);
+            if first && (behind || overtakes) {
+                self.found.reordered.push(id);
+            }
+            of_key.highest = of_key.highest.max(Some(id));
+            match said {
+                Said::Again => of_key.undecided.insert(id),
+                Said::Done | Said::Dead => of_key.undecided.remove(&id),
+            };
+        }
+        if said != Said::Again {
+            let life = self.lives.len().saturating_sub(1);
+            let decisions = self.lives.last_mut().map_or(0, |life| {
+                life.decisions += 1;
+                life.decisions
+            });
+            self.track(id).decided = Some((life, decisions));
+        }
+    }
+
+    fn found(&mut self, id: Id) {
+        // The handler said that it was dead, or nothing could be made of it: that is where it should be.
+        let track = self.track(id);
+        if !track.offered || track.refused {
+            self.found.phantom.push(id);
+        }
+        self.track(id).seen = true;
+    }
+
+    /// An item is lent: is it one of ours, and may it be lent again?
+    fn seen(&mut self, id: Id) {
+        let track = self.tracks.entry(id).or_default();
+        if !track.offered || track.refused {
+            self.found.phantom.push(id);
+        }
+        track.seen = true;
+        let Some((life, at)) = track.decided else { return };
+        let explained = self
+            .lives
+            .get(life)
+            .filter(|life| life.decisions - at < self.promises.unsettled)
+            .and_then(|life| life.end);
+        match explained {
+            Some(window) => *self.found.duplicates.entry(window).or_default() += 1,
+            None => self.found.unexplained.push(id),
+        }
+    }
+
+    fn end(&mut self, window: Window) {
+        if let Some(life) = self.lives.last_mut() {
+            life.end = Some(window);
+        }
+    }
+
+    fn close(mut self, ended: Option<crate::history::Left>) -> Judgement {
+        let mut missing: Vec<_> = self
+            .tracks
+            .iter()
+            .filter(|(_, track)| track.acknowledged && !track.seen)
+            .map(|(id, _)| *id)
+            .collect();
+        missing.sort_unstable();
+        match ended {
+            None => self.found.leaks.push("the end was never reached".to_owned()),
+            Some(left) => {
+                let mut leak = |count: u64, what: &str| {
+                    if count > 0 {
+                        self.found.leaks.push(format!("{count} {what}"));
+                    }
+                };
+                leak(left.in_flight, "items in flight with nobody");
+                leak(left.claims, "claims of batches that are done");
+                leak(left.side_files, "files beside a closed queue");
+                leak(u64::from(left.damaged), "damaged database");
+                // What the file still has is not lost, it is late.
+                let late = usize::try_from(left.stored).unwrap_or(usize::MAX).min(missing.len());
+                if left.stored > 0 && late == 0 {
+                    self.found.leaks.push(format!("{} stored items that nobody knows", left.stored));
+                }
+                self.found.stuck = missing.split_off(missing.len() - late);
+            }
+        }
+        self.found.lost = missing;
+        self.found
+    }
+}
+
+#[cfg(test)]
+mod tests;

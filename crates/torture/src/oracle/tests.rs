@@ -1,0 +1,143 @@
+use super::*;
+use crate::history::Left;
+
+const PROMISES: Promises = Promises { ordered: true, unsettled: 2 };
+
+fn offered(id: Id) -> Event {
+    Event::Offered { id, key: 0 }
+}
+
+fn acknowledged(id: Id) -> Event {
+    Event::Acknowledged { id }
+}
+
+fn done(id: Id) -> Event {
+    Event::Lent { id, key: 0, said: Said::Done }
+}
+
+fn again(id: Id) -> Event {
+    Event::Lent { id, key: 0, said: Said::Again }
+}
+
+fn ended() -> Event {
+    Event::Ended { left: Left::default() }
+}
+
+/// The items are offered and acknowledged, then this happens, and all is worked off.
+fn judged(items: &[Id], then: &[Event]) -> Judgement {
+    let pushed = items.iter().flat_map(|id| [offered(*id), acknowledged(*id)]);
+    let history: Vec<_> =
+        std::iter::once(Event::Opening).chain(pushed).chain(then.iter().cloned()).chain([ended()]).collect();
+    judge(&history, PROMISES)
+}
+
+#[test]
+fn a_history_in_which_everything_is_handled_once_in_order_is_clean() {
+    let judgement = judged(&[1, 2], &[done(1), done(2), Event::Stopped { unsettled: false }]);
+    assert_eq!(judgement, Judgement::default());
+    assert!(judgement.is_clean());
+}
+
+#[test]
+fn an_acknowledged_item_that_nobody_sees_again_is_lost() {
+    let judgement = judged(&[1, 2], &[done(1), Event::Killed, Event::Opening]);
+    assert_eq!(judgement, Judgement { lost: vec![2], ..Judgement::default() });
+    assert!(!judgement.is_clean());
+}
+
+#[test]
+fn an_item_whose_push_was_cut_off_may_be_there_or_not() {
+    let history = [Event::Opening, offered(1), offered(2), Event::Killed, Event::Opening, done(2), ended()];
+    assert!(judge(&history, PROMISES).is_clean());
+}
+
+#[test]
+fn a_dead_letter_is_not_lost() {
+    let dead = Event::Lent { id: 1, key: 0, said: Said::Dead };
+    assert!(judged(&[1, 2], &[dead, Event::Found { id: 1 }, Event::Found { id: 2 }]).is_clean());
+}
+
+#[test]
+fn an_item_that_nobody_offered_is_a_phantom() {
+    assert_eq!(judged(&[1], &[done(1), done(7)]).phantom, [7]);
+}
+
+#[test]
+fn an_item_that_was_handed_back_and_is_handled_all_the_same_is_a_phantom() {
+    let history = [Event::Opening, offered(1), Event::Refused { id: 1 }, done(1), ended()];
+    assert_eq!(judge(&history, PROMISES).phantom, [1]);
+}
+
+#[test]
+fn an_item_with_other_bytes_is_a_phantom() {
+    assert_eq!(judged(&[1], &[done(1), Event::Wrong { id: 1 }]).phantom, [1]);
+}
+
+#[test]
+fn an_item_behind_a_later_one_of_its_key_is_reordered() {
+    assert_eq!(judged(&[1, 2, 3], &[done(1), done(3), done(2)]).reordered, [2]);
+    let other_key = Event::Lent { id: 3, key: 9, said: Said::Done };
+    assert_eq!(judged(&[1, 2, 3], &[done(1), other_key, done(2)]).reordered, [0; 0]);
+}
+
+#[test]
+fn an_item_that_overtakes_one_that_waits_for_its_retry_is_reordered() {
+    assert_eq!(judged(&[1, 2], &[again(1), done(2), done(1)]).reordered, [2]);
+    assert!(judged(&[1, 2], &[again(1), done(1), done(2)]).is_clean());
+}
+
+#[test]
+fn a_repeat_after_a_kill_keeps_the_order_and_is_explained_by_it() {
+    let judgement =
+        judged(&[1, 2, 3], &[done(1), done(2), done(3), Event::Killed, Event::Opening, done(2), done(3)]);
+    assert_eq!(judgement.duplicates, BTreeMap::from([(Window::KilledBeforeSettled, 2)]));
+    assert!(judgement.is_clean());
+}
+
+#[test]
+fn a_repeat_without_a_kill_is_unexplained() {
+    assert_eq!(judged(&[1], &[done(1), done(1)]).unexplained, [1]);
+}
+
+#[test]
+fn a_repeat_after_a_clean_stop_is_unexplained() {
+    let stopped = Event::Stopped { unsettled: false };
+    assert_eq!(judged(&[1], &[done(1), stopped, Event::Opening, done(1)]).unexplained, [1]);
+}
+
+#[test]
+fn a_repeat_after_a_stop_on_a_failing_disk_is_explained_by_that() {
+    let stopped = Event::Stopped { unsettled: true };
+    let judgement = judged(&[1], &[done(1), stopped, Event::Opening, done(1)]);
+    assert_eq!(judgement.duplicates, BTreeMap::from([(Window::StoppedOnAFailingDisk, 1)]));
+    assert!(judgement.is_clean());
+}
+
+#[test]
+fn a_repeat_of_what_was_settled_long_before_the_kill_is_unexplained() {
+    let kill = [Event::Killed, Event::Opening];
+    let events = [vec![done(1), done(2), done(3)], kill.to_vec(), vec![done(1)]].concat();
+    assert_eq!(judged(&[1, 2, 3], &events).unexplained, [1], "two at most were not settled");
+}
+
+#[test]
+fn an_item_that_is_still_in_the_file_when_the_time_is_up_is_stuck() {
+    let left = Left { stored: 1, ..Left::default() };
+    let history = [Event::Opening, offered(1), acknowledged(1), Event::Ended { left }];
+    let judgement = judge(&history, PROMISES);
+    assert_eq!((judgement.stuck, judgement.lost), (vec![1], vec![]));
+}
+
+#[test]
+fn what_is_not_given_back_is_a_leak() {
+    let left = Left { in_flight: 1, claims: 2, side_files: 1, damaged: true, ..Left::default() };
+    let judgement = judge(&[Event::Opening, Event::Ended { left }], PROMISES);
+    assert_eq!(judgement.leaks.len(), 4, "{:?}", judgement.leaks);
+    assert_eq!(judge(&[Event::Opening], PROMISES).leaks, ["the end was never reached"]);
+}
+
+#[test]
+fn a_complaint_names_each_kind_with_some_ids() {
+    let judgement = judged(&[1, 2], &[done(2), done(2)]);
+    assert_eq!(judgement.complaint(), "1 lost (1); 1 unexplained duplicates (2)");
+}
