@@ -2,6 +2,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use relaykit_pipeline_traits::Timestamp;
+use relaykit_sql_store::torture::planted;
 
 /// Computes an item's key, as a hash; `None` for an item without order.
 pub(crate) type KeyOf<T> = Arc<dyn Fn(&T) -> Option<u64> + Send + Sync>;
@@ -121,7 +122,8 @@ impl Line {
         let mut some = known.free.is_some() && !held.free;
         for (hash, marked) in &known.keys {
             let mut older = self.holders.range((*hash, i64::MIN)..(*hash, id));
-            if known.waits(*marked, now) || !older.all(|(_, holder)| lent(*holder, *hash)) {
+            let behind = !older.all(|(_, holder)| lent(*holder, *hash)) && !planted("overtakes_what_waits");
+            if known.waits(*marked, now) || behind {
                 held.hashes.push(*hash);
             } else {
                 some = true;

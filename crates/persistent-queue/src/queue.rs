@@ -9,6 +9,7 @@ use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult};
 use relaykit_sql_store::sqlite::{
     Durability, Location, Options, Request, SqliteError, Writer, WriterOptions, open as open_file,
 };
+use relaykit_sql_store::torture::{crash_point, planted};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
@@ -287,7 +288,9 @@ impl<T: Send + Sync + 'static> Queue<T> {
             if state.phase == Phase::Closed {
                 return Err(QueueError::Closed);
             }
-            shared.seal(&mut state, FlushReason::Asked);
+            if !planted("flush_forgets_the_tail") {
+                shared.seal(&mut state, FlushReason::Asked);
+            }
             if state.unsaved.is_empty() {
                 return Ok(());
             }
@@ -426,6 +429,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
         let clock = &shared.config.clock;
         let deadline = clock.monotonic() + within;
         self.handle.begin_close();
+        crash_point("close.begun");
         let tasks = self.handle.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut tasks) = tasks {
             let all = async { while tasks.join_next().await.is_some() {} };
@@ -447,9 +451,17 @@ impl<T: Send + Sync + 'static> Queue<T> {
         shared.take_later().into_iter().for_each(|act| act());
         // Everything submitted before this is done before it. A disk that hangs must not hold up the caller for ever.
         let grace = (clock.monotonic() + GRACE).max(deadline);
+        let mark = async {
+            let marked = match shared.ask(store::set_clean).await {
+                // The disk may have failed for a moment.
+                Err(QueueError::Storage { .. }) => shared.ask(store::set_clean).await,
+                marked => marked,
+            };
+            marked.and(shared.ask(store::let_go_of_log).await)
+        };
         let clean = tokio::select! {
             biased;
-            clean = shared.ask(store::set_clean) => clean,
+            clean = mark => clean,
             () = clock.sleep_until(grace) => Err(QueueError::Closed),
         };
         if let Err(error) = clean
@@ -457,6 +469,7 @@ impl<T: Send + Sync + 'static> Queue<T> {
         {
             tracing::warn!(%error, "could not mark the queue as closed");
         }
+        crash_point("close.marked_clean");
         shared.writer.stop();
         let writer = shared.writer.clone();
         let left = deadline.since(clock.monotonic()).max(GRACE);
@@ -775,6 +788,7 @@ impl<T: Send + Sync + 'static> Drop for Handle<T> {
         if self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             self.shared.take_later().into_iter().for_each(|act| act());
             self.shared.tell(store::set_clean);
+            self.shared.tell(store::let_go_of_log);
         }
         self.shared.writer.stop();
     }
@@ -789,6 +803,7 @@ fn file_options<T>(config: &Config<T>) -> Options {
         ballast => u32::try_from(ballast / 4).unwrap_or(MAX_LOG).clamp(MIN_LOG, MAX_LOG),
     };
     options.wal_bytes = wal_bytes;
+    options.log_ends_with_close = false;
     options
 }
 
@@ -805,6 +820,7 @@ fn connect<T>(config: &Config<T>, now: Timestamp) -> Result<(Connection, Opened)
         SqliteError::Corrupt { ref path, .. } => OpenError::Corrupt { path: path.clone(), source: error },
         source => OpenError::Storage { source },
     })?;
+    crash_point("open.connected");
     let failed = |source| storage(path.clone(), source);
     match store::owner(&connection).map_err(failed)? {
         Ok(true) => {
@@ -824,9 +840,11 @@ fn connect<T>(config: &Config<T>, now: Timestamp) -> Result<(Connection, Opened)
         Err(Foreign::Schema(found)) => return Err(OpenError::Version { path: shown, found }),
     }
     let in_flight = (config.workers + config.unsettled).saturating_mul(config.batches);
+    crash_point("open.has_tables");
     // Batches that are held stay behind while later ones are lent.
     let in_flight = in_flight.saturating_add(if config.key.is_some() { MAX_AWAY } else { 0 });
     let opened = store::take_over(&connection, config.max_crashes, in_flight, now).map_err(failed)?;
+    crash_point("open.taken_over");
     Ok((connection, opened))
 }
 

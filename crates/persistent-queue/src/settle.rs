@@ -4,6 +4,7 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{Attempts, Codec, Timestamp};
 use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult};
 use relaykit_sql_store::sqlite::{Request, SqliteError};
+use relaykit_sql_store::torture::crash_point;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::builder::QueueFault;
@@ -310,7 +311,10 @@ impl<T: Send + Sync + 'static> Request for Settle<T> {
     fn answer(self: Box<Self>, result: Result<(), SqliteError>) {
         let shared = Arc::clone(&self.shared);
         match result {
-            Ok(()) => self.settled(&shared),
+            Ok(()) => {
+                crash_point("settle.on_disk");
+                self.settled(&shared);
+            }
             Err(SqliteError::Closed) => {}
             Err(error) => {
                 shared.fault(&QueueFault::Storage { error: error.to_string() });

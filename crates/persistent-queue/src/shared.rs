@@ -4,6 +4,7 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{Codec, Fill, FlushReason, Monotonic, Recorder, Timestamp};
 use relaykit_sql_store::sqlite::rusqlite::{Connection, Result as SqlResult};
 use relaykit_sql_store::sqlite::{Request, SqliteError, Writer};
+use relaykit_sql_store::torture::{crash_point, planted};
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use crate::ballast::Ballast;
@@ -194,6 +195,11 @@ impl<T: Send + Sync + 'static> Shared<T> {
                 }
                 sealed
             };
+            let mut sealed = sealed;
+            if planted("ack_before_commit") {
+                sealed.waiters.drain(..).for_each(|waiter| drop(waiter.tell.send(Ok(()))));
+            }
+            crash_point("push.sealed");
             let (tag, level) = (self.config.codec.tag(), self.config.compression);
             self.writer.submit(Box::new(Insert {
                 shared: Arc::clone(self),
@@ -262,6 +268,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         self.record(|recorder, queue| {
             recorder.add(&metrics::FLUSHED, &[queue, reason.as_str()], count as u64);
         });
+        crash_point("push.on_disk");
         for waiter in waiters {
             // Who stopped waiting does not need to know.
             let _ = waiter.tell.send(Ok(()));

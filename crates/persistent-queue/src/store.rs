@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::Timestamp;
+use relaykit_sql_store::sqlite::rusqlite::config::DbConfig;
 use relaykit_sql_store::sqlite::rusqlite::{Connection, OptionalExtension as _, Result, params};
+use relaykit_sql_store::torture::planted;
 
 use crate::dead::{DeadLetter, DeadReason};
 use crate::queue::BatchInfo;
@@ -168,6 +170,9 @@ fn take_over_in(
     let mut crashed_items = 0;
     let mut suspects = HashSet::new();
     if !was_closed(connection)? {
+        if planted("counts_no_death") {
+            connection.execute_batch("DELETE FROM claims")?;
+        }
         connection.execute_batch(
             "UPDATE batches SET deaths = deaths + 1 WHERE id IN (SELECT id FROM claims); DELETE FROM claims",
         )?;
@@ -226,6 +231,14 @@ pub(crate) fn is_there(connection: &Connection, id: i64) -> Result<bool> {
 /// Says that nothing is in flight any more.
 pub(crate) fn set_clean(connection: &Connection) -> Result<()> {
     connection.execute_batch("DELETE FROM claims; UPDATE state SET clean = 1")
+}
+
+/// Lets the file be closed without its log if it is noted that the queue was closed. Else the log stays: a file without both
+/// is one whose log somebody took away.
+pub(crate) fn let_go_of_log(connection: &Connection) -> Result<()> {
+    let closed = was_closed(connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !closed)?;
+    Ok(())
 }
 
 pub(crate) fn insert(connection: &Connection, row: &NewRow<'_>) -> Result<i64> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use relaykit_pipeline_traits::Rng;
 use relaykit_sql_store::judge::panic_text;
 use relaykit_sql_store::sqlite::rusqlite::Connection;
+use relaykit_sql_store::torture::{crash_point, planted};
 use tokio::sync::{Semaphore, watch};
 
 use crate::format;
@@ -48,8 +49,13 @@ pub(crate) async fn work<T, H>(
             return;
         };
         let (lent, merged) = gather(&shared, &origins, lists);
+        if planted("removes_before_handling") {
+            let ids: Vec<_> = origins.iter().map(|origin| origin.id).collect();
+            shared.tell(move |tx| ids.iter().try_for_each(|id| store::remove(tx, *id)));
+        }
         let run = Run::new(&shared, &*handler, &origins);
         let ended = run.through(lent, &mut rng, &mut interrupt).await;
+        crash_point("handler.answered");
         let interrupted = ended.interrupted;
         settle(&shared, &origins, merged, &suspects, ended, place);
         drop(accused);
@@ -116,6 +122,10 @@ fn unpack<T: Send + Sync + 'static>(
             }
             Err(error) => {
                 shared.state().in_flight_items -= origin.count as usize;
+                if planted("drops_what_it_cannot_decode") {
+                    shared.tell(move |tx| store::remove(tx, origin.id));
+                    continue;
+                }
                 bury(shared, &origin, Burial { id: origin.id, error });
             }
         }
@@ -148,6 +158,7 @@ async fn note<T: Send + Sync + 'static>(shared: &Arc<Shared<T>>, origins: &[Orig
     let claimed = suspects.clone();
     let noted =
         shared.ask(move |tx: &Connection| claimed.iter().try_for_each(|id| store::claim(tx, *id))).await;
+    crash_point("claim.noted");
     noted.is_ok().then_some(suspects)
 }
 

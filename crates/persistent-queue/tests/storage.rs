@@ -230,6 +230,40 @@ async fn a_file_without_its_log_is_not_taken_for_whole() {
 }
 
 #[tokio::test]
+async fn a_close_that_cannot_be_noted_keeps_the_log_and_the_file_can_be_opened() {
+    let bench = Bench::new();
+    let queue = bench.builder(&Script::done()).open().unwrap();
+    queue.pause();
+    queue.push_durable(1).await.unwrap();
+    let _ = queue.close(SECOND).await;
+    // As if the disk failed at the last commit, for the close and for what is dropped.
+    let refuses = "CREATE TRIGGER refuses BEFORE UPDATE OF clean ON state WHEN NEW.clean = 1
+                   BEGIN SELECT RAISE(ABORT, 'the disk failed'); END";
+    tamper(&bench.path(), refuses);
+    for closes in [true, false] {
+        let hangs = Script::new(|_, _| Reaction::Hang);
+        let queue = loop {
+            match bench.builder(&hangs).open() {
+                Err(OpenError::AlreadyOpen { .. }) => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
+        hangs.calls(1).await;
+        if closes {
+            assert!(queue.close(Duration::ZERO).await.file_closed);
+        }
+    }
+    let script = Script::done();
+    let queue = loop {
+        match bench.builder(&script).open() {
+            Err(OpenError::AlreadyOpen { .. }) => tokio::task::yield_now().await,
+            opened => break opened.unwrap(),
+        }
+    };
+    until(|| queue.stats().processed == 1).await;
+}
+
+#[tokio::test]
 async fn a_foreign_or_damaged_file_is_an_error_and_stays_as_it_is() {
     let bench = Bench::new();
     let script = Script::done();

@@ -24,6 +24,8 @@ mod shard;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[doc(hidden)]
+pub mod torture;
 #[cfg(feature = "leases")]
 pub mod stream;
 #[cfg(feature = "leases")]

@@ -148,6 +148,16 @@ impl Bench {
         Ok(folder)
     }
 
+    /// Says that a test cannot run here, and what to do about it. Where nothing may be skipped, that is a failure.
+    pub(crate) fn skip(&self, report: &mut Report, reason: &str) {
+        let ci = std::env::var("CI").unwrap_or_default();
+        if matches!(&*ci, "" | "0" | "false") && !self.nightly {
+            report.note(format!("SKIPPED: {reason}"));
+        } else {
+            report.fail(format!("skipped, which CI and nightly runs may not: {reason}"));
+        }
+    }
+
     /// Remembers the seed, and returns the command that repeats it.
     pub(crate) fn failed(&self, test: &str, seed: u64) -> String {
         let command = format!("again: cargo xtask torture queue --only {test} --seed {seed} --rounds 1");

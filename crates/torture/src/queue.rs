@@ -1,6 +1,16 @@
+mod cancel;
 pub(crate) mod child;
+mod flips;
+mod full;
 mod kill;
 mod life;
+mod owner;
+mod points;
+mod poison;
+mod power;
+mod reopen;
+mod sabotage;
+mod syscalls;
 
 use std::sync::Arc;
 
@@ -17,6 +27,24 @@ pub(crate) enum Test {
     Kill,
     /// Closed, or left without a close, at random moments.
     Shutdown,
+    /// Death at each named place.
+    Points,
+    /// An item that kills its handler.
+    Poison,
+    /// Death or an error at each system call that changes the disk.
+    Syscalls,
+    /// Power loss at every moment.
+    Power,
+    /// Flipped bits.
+    Flips,
+    /// A full disk.
+    Full,
+    /// A second opener, and a foreign lock.
+    Owner,
+    /// Futures that are dropped at every poll.
+    Cancel,
+    /// Bugs that the other tests must catch.
+    Planted,
 }
 
 /// Runs the tests, all unless some are named.
@@ -40,6 +68,15 @@ impl Test {
         match self {
             Self::Kill => kill::killed(bench).await,
             Self::Shutdown => kill::shut_down(bench).await,
+            Self::Points => points::points(bench).await,
+            Self::Poison => poison::poisoned(bench).await,
+            Self::Syscalls => syscalls::swept(bench).await,
+            Self::Power => power::cut(bench).await,
+            Self::Flips => flips::flipped(bench).await,
+            Self::Full => full::filled(bench).await,
+            Self::Owner => owner::contended(bench).await,
+            Self::Cancel => cancel::dropped(bench).await,
+            Self::Planted => sabotage::planted(bench).await,
         }
     }
 }

@@ -6,6 +6,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Location, SqliteError, check_version};
+use crate::torture::planted;
 
 /// What a commit survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -45,6 +46,8 @@ pub struct Options {
     pub wal_bytes: u32,
     /// The page cache, in bytes. Default: 8 MiB.
     pub cache_bytes: u32,
+    /// Whether the last connection writes the log back and removes it when it is closed. Default: yes.
+    pub log_ends_with_close: bool,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             wait: Duration::ZERO,
             wal_bytes: 16 * 1024 * 1024,
             cache_bytes: 8 * 1024 * 1024,
+            log_ends_with_close: true,
         }
     }
 }
@@ -116,6 +120,7 @@ fn configure(connection: &Connection, options: &Options) -> rusqlite::Result<()>
     connection.busy_timeout(options.wait)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !options.log_ends_with_close)?;
     // Plans that depend on parameters, be it only a limit, are made anew whenever those change.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let set = |name: &str, value: &dyn rusqlite::ToSql| connection.pragma_update(None, name, value);
@@ -131,6 +136,7 @@ fn configure(connection: &Connection, options: &Options) -> rusqlite::Result<()>
         Durability::Full => "FULL",
         Durability::ProcessCrashOnly => "NORMAL",
     };
+    let synchronous = if planted("syncs_nothing") { "OFF" } else { synchronous };
     set("synchronous", &synchronous)?;
     set("cell_size_check", &true)?;
     set("temp_store", &"MEMORY")?;

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use super::error::ended_by_itself;
 use super::file::File;
 use super::{Location, Options, SqliteError};
+use crate::torture::crash_point;
 
 /// Something to be done in a transaction, and who waits for it.
 ///
@@ -220,6 +221,7 @@ impl Thread {
             self.commit(group);
             self.tidy();
         }
+        crash_point("writer.before_close");
         // Closing cuts the log and, without an error, leaves the one file.
         if let Some(Err((_, error))) = self.connection.map(Connection::close) {
             tracing::warn!(%error, "could not close the file");
@@ -247,6 +249,7 @@ impl Thread {
     fn write_back(&mut self) {
         self.written = false;
         let Some(connection) = &self.connection else { return };
+        crash_point("writer.before_write_back");
         if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
             tracing::debug!(%error, "could not write the log back");
         }
@@ -436,6 +439,7 @@ impl Thread {
 
 fn answer_done(group: Group) {
     for request in group {
+        crash_point("writer.before_answer");
         answer(request, Ok(()));
     }
 }
@@ -455,14 +459,17 @@ fn answer(request: Box<dyn Request>, result: Result<(), SqliteError>) {
 
 /// Runs all of them in one transaction. On an error it may still be open.
 fn transaction(connection: &Connection, group: &mut Group) -> rusqlite::Result<()> {
+    crash_point("writer.before_begin");
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     for request in group {
         request.run(connection)?;
+        crash_point("writer.after_request");
         // Some errors end the transaction by themselves. To go on would write outside of any.
         if connection.is_autocommit() {
             return Err(ended_by_itself());
         }
     }
     connection.prepare_cached("COMMIT")?.execute([])?;
+    crash_point("writer.after_commit");
     Ok(())
 }

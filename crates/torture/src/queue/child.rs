@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) first_id: Id,
     pub(crate) mode: Mode,
     pub(crate) durability: Kept,
+    /// Bytes; 1 keeps the log to 64 KiB, so that it is often written back.
+    pub(crate) ballast: u64,
     pub(crate) work: Work,
 }
 
@@ -53,10 +55,14 @@ pub(crate) enum Kept {
 pub(crate) enum Work {
     /// Pushes and handles until it is told to end, or killed.
     Push,
-    /// Pushes so many items one after the other, durably, handles them, and closes.
-    Script { items: u64 },
+    /// Pushes so many items one after the other, durably, handles them, and closes; begins when told to if it `waits`.
+    Script { items: u64, waits: bool },
+    /// The same, but rests for a while before the close.
+    Rest { items: u64 },
     /// Pushes so many items without handling any, and closes.
     Fill { items: u64 },
+    /// Handles everything there is, and dies of the poisoned item each time that it comes.
+    Poison,
     /// Handles everything there is, dead letters too, and closes.
     Drain,
     /// Holds the file, and does nothing else.
@@ -104,7 +110,20 @@ async fn live(plan: &Plan) -> anyhow::Result<ExitCode> {
     let end = orders();
     match plan.work {
         Work::Push => return push(plan, queue, end).await,
-        Work::Script { items } => script(plan, &queue, items).await,
+        Work::Script { items, waits } => {
+            let mut end = end;
+            if waits {
+                let _ = end.wait_for(Option::is_some).await;
+            }
+            script(plan, &queue, items).await;
+        }
+        Work::Rest { items } => {
+            script(plan, &queue, items).await;
+            SystemClock::new().sleep(Duration::from_millis(1_300)).await;
+        }
+        Work::Poison => {
+            wait_idle(&queue, SystemClock::new().monotonic() + SCRIPT).await;
+        }
         Work::Fill { items } => {
             queue.pause();
             script(plan, &queue, items).await;
@@ -119,13 +138,14 @@ async fn live(plan: &Plan) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The queue as the mode wants it. The log is kept to 64 KiB, so that it is often written back.
+/// The queue as the mode wants it.
 pub(crate) fn builder(plan: &Plan, handler: Arc<Handler>) -> Builder<Item, Plain<Arc<Handler>>> {
     let soon = Backoff::fixed(Duration::from_millis(5)).jitter(Jitter::None).unlimited_attempts().build();
     let durability = match plan.durability {
         Kept::Full => Durability::Full,
         Kept::ProcessCrashOnly => Durability::ProcessCrashOnly,
     };
+    let tells = Arc::clone(&handler);
     let builder = Queue::builder(&plan.file, handler)
         .durability(durability)
         .retry(soon.expect("within bounds"))
@@ -134,9 +154,9 @@ pub(crate) fn builder(plan: &Plan, handler: Arc<Handler>) -> Builder<Item, Plain
         .max_items(BATCH_ITEMS)
         .unsettled(PERMITS)
         .memory_bytes(50_000)
-        .ballast_bytes(1)
+        .ballast_bytes(plan.ballast)
         .bounds(3_000, 1 << 30, relaykit_persistent_queue::WhenFull::Block)
-        .on_fault(|fault| say(&[Event::Fault { error: format!("{fault:?}") }]));
+        .on_fault(move |fault| (tells.tell)(&[Event::Fault { error: format!("{fault:?}") }]));
     match plan.mode {
         Mode::Line => builder.batches(BATCHES).max_crashes(1_000_000),
         Mode::Keys => {
@@ -150,6 +170,7 @@ pub(crate) fn builder(plan: &Plan, handler: Arc<Handler>) -> Builder<Item, Plain
 pub(crate) struct Handler {
     rng: Mutex<Rng>,
     moody: bool,
+    poisoned: bool,
     /// What comes now was a dead letter.
     finds: AtomicBool,
     tell: Box<dyn Fn(&[Event]) + Send + Sync>,
@@ -157,14 +178,14 @@ pub(crate) struct Handler {
 
 impl Handler {
     fn new(plan: &Plan) -> Self {
-        let moody = plan.mode != Mode::Line && plan.work != Work::Drain;
-        Self { moody, ..Self::telling(plan.seed, say) }
+        let moody = plan.mode != Mode::Line && plan.work == Work::Push;
+        Self { moody, poisoned: plan.work == Work::Poison, ..Self::telling(plan.seed, say) }
     }
 
     /// One that handles everything at once, and tells whom it is told to tell.
     pub(crate) fn telling(seed: u64, tell: impl Fn(&[Event]) + Send + Sync + 'static) -> Self {
         let rng = Mutex::new(Rng::seeded(seed));
-        Self { rng, moody: false, finds: AtomicBool::new(false), tell: Box::new(tell) }
+        Self { rng, moody: false, poisoned: false, finds: AtomicBool::new(false), tell: Box::new(tell) }
     }
 
     pub(crate) fn now_finds(&self) {
@@ -206,6 +227,9 @@ impl BatchHandler<Item> for Handler {
         let (mut events, mut verdicts) = (Vec::new(), Vec::new());
         for item in batch {
             let (id, key) = (item.id, item.key);
+            if self.poisoned && id == POISON {
+                std::process::abort();
+            }
             if !item.is_whole() {
                 events.push(Event::Wrong { id });
             }
@@ -372,12 +396,15 @@ async fn script(plan: &Plan, queue: &Queue<Item>, items: u64) {
     }
 }
 
+/// The item that kills whoever handles it.
+pub(crate) const POISON: Id = 30;
+
 /// What a script says that did not get on after a fault.
 pub(crate) const STALLED: &str = "stalled";
 
 /// Handles everything there is, then the dead letters, and says what is left.
 async fn drain(plan: &Plan, queue: Queue<Item>, handler: &Handler) -> anyhow::Result<ExitCode> {
-    let left = work_off(&queue, handler).await;
+    let left = work_off(&queue, handler, DRAIN).await;
     close(&queue, Duration::from_secs(1)).await;
     drop(queue);
     let left = look_at(&plan.file, left);
@@ -386,9 +413,9 @@ async fn drain(plan: &Plan, queue: Queue<Item>, handler: &Handler) -> anyhow::Re
 }
 
 /// Waits until everything is handled, then replays the dead letters, so that it is known which they are.
-pub(crate) async fn work_off(queue: &Queue<Item>, handler: &Handler) -> Left {
+pub(crate) async fn work_off(queue: &Queue<Item>, handler: &Handler, within: Duration) -> Left {
     let clock = SystemClock::new();
-    let until = clock.monotonic() + DRAIN;
+    let until = clock.monotonic() + within;
     let mut left = wait_idle(queue, until).await;
     handler.now_finds();
     let dead = queue.dead_letters(0, 1_000_000).await.unwrap_or_default();
@@ -447,7 +474,7 @@ async fn close(queue: &Queue<Item>, within: Duration) {
 /// How the parent wants it to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Close.
+    /// Close. Or go, for a script that waits.
     Stop,
     /// Go without a close.
     Leave,

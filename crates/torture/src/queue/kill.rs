@@ -37,8 +37,15 @@ async fn lives(bench: Arc<Bench>, seed: u64, ends: Ends) -> anyhow::Result<Round
     let folder = if rng.chance(0.75) { bench.fast_folder() } else { bench.slow_folder() }?;
     let mode = [Mode::Line, Mode::Keys, Mode::Free][usize::try_from(seed % 3)?];
     let durability = if rng.chance(0.8) { Kept::Full } else { Kept::ProcessCrashOnly };
-    let mut plan =
-        Plan { file: folder.path().join("queue.db"), seed, first_id: 1, mode, durability, work: Work::Push };
+    let mut plan = Plan {
+        file: folder.path().join("queue.db"),
+        seed,
+        first_id: 1,
+        mode,
+        durability,
+        ballast: 1,
+        work: Work::Push,
+    };
     let (start, mut history) = (Start::plain()?, Vec::new());
     for _ in 0..LIVES {
         plan.seed = rng.next_u64() >> 1;

@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -41,6 +41,12 @@ pub(crate) struct Life {
     reader: JoinHandle<Vec<Event>>,
     opened: watch::Receiver<bool>,
 }
+
+/// The signal of `abort`.
+const SIGABRT: i32 = 6;
+
+/// How long a child has to come to where it dies.
+const MOMENT: Duration = Duration::from_secs(3);
 
 /// How long a child may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -123,6 +129,22 @@ impl Life {
         Ok(events)
     }
 
+    /// Waits for a moment until the child ends by itself, else kills it. Returns all it said, and whether it aborted.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be waited for.
+    pub(crate) async fn end_or_kill(mut self) -> anyhow::Result<(Vec<Event>, bool)> {
+        use std::os::unix::process::ExitStatusExt as _;
+
+        tokio::select! {
+            _ = self.child.wait() => {}
+            () = SystemClock::new().sleep(MOMENT) => self.child.start_kill()?,
+        }
+        let status = self.child.wait().await?;
+        Ok((self.kill().await?, status.signal() == Some(SIGABRT)))
+    }
+
     /// Waits until the child ends by itself, and returns all it said. Whoever ends without a close counts as killed.
     ///
     /// # Errors
@@ -165,11 +187,4 @@ pub(crate) fn next_id(history: &[Event]) -> u64 {
         _ => None,
     });
     offered.max().map_or(1, |id| id + 1)
-}
-
-/// Removes a queue's file, and what lies beside it.
-pub(crate) fn remove(file: &Path) {
-    for suffix in ["", "-wal", "-shm", "-journal", ".ballast", "-probe"] {
-        let _ = std::fs::remove_file(format!("{}{suffix}", file.display()));
-    }
 }
