@@ -294,6 +294,10 @@ impl<T: Send + Sync + 'static> Queue<T> {
             if state.unsaved.is_empty() {
                 return Ok(());
             }
+            if state.phase == Phase::Closing && state.unsaved.len() == state.refused.len() {
+                // Nothing is on its way, and what was refused is not tried again: nobody would answer.
+                return Err(QueueError::Closed);
+            }
             let (done, wait) = oneshot::channel();
             let number = state.sealed;
             state.flushes.push((number, done));
@@ -480,6 +484,10 @@ impl<T: Send + Sync + 'static> Queue<T> {
         let refused = std::mem::take(&mut state.refused);
         state.unsaved.clear();
         (state.unsaved_items, state.unsaved_bytes) = (0, 0);
+        for (_, flush) in state.flushes.drain(..) {
+            // Who flushed may be gone.
+            let _ = flush.send(Err(QueueError::Closed));
+        }
         CloseReport {
             stored_items: state.stored.items,
             interrupted_items: (state.interrupted_items + state.in_flight_items) as u64,

@@ -264,6 +264,40 @@ async fn a_close_that_cannot_be_noted_keeps_the_log_and_the_file_can_be_opened()
 }
 
 #[tokio::test]
+async fn a_flush_during_a_close_on_a_failing_disk_ends() {
+    let bench = Bench::new();
+    let queue = bench.builder(&Script::done()).open().unwrap();
+    queue.pause();
+    queue.push_durable(1).await.unwrap();
+    let _ = queue.close(SECOND).await;
+    tamper(
+        &bench.path(),
+        "CREATE TRIGGER refuses BEFORE INSERT ON batches BEGIN SELECT RAISE(ABORT, 'the disk failed'); END",
+    );
+    let hangs = Script::new(|_, _| Reaction::Hang);
+    let queue = bench.builder(&hangs).open().unwrap();
+    hangs.calls(1).await;
+    queue.push(2).await.unwrap();
+    let closes = queue.clone();
+    let close = tokio::spawn(async move { closes.close(SECOND).await });
+    until(|| queue.try_push(3).is_err()).await;
+    // What was pushed is refused by then.
+    queue.list(0, 0).await.unwrap();
+    let flushes = queue.clone();
+    let flush = tokio::spawn(async move { flushes.flush().await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    bench.clock.advance(SECOND);
+    assert_eq!(close.await.unwrap().unsaved, [2]);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(flush.is_finished(), "nobody answers it any more");
+    assert!(flush.await.unwrap().is_err());
+}
+
+#[tokio::test]
 async fn a_foreign_or_damaged_file_is_an_error_and_stays_as_it_is() {
     let bench = Bench::new();
     let script = Script::done();

@@ -321,6 +321,7 @@ impl Producer {
             id,
             self.queue.push_durable(item).await.map_err(|refused| (refused.item.is_some(), refused.reason)),
         )
+        .await
     }
 
     async fn push_after(&mut self) -> bool {
@@ -333,6 +334,7 @@ impl Producer {
                 .await
                 .map_err(|refused| (refused.item.is_some(), refused.reason)),
         )
+        .await
     }
 
     async fn push_and_flush(&mut self) -> bool {
@@ -343,8 +345,7 @@ impl Producer {
             match self.queue.push(item).await {
                 Ok(()) => pushed.push(id),
                 Err(refused) => {
-                    say(&[Event::Refused { id }]);
-                    if refused.reason == RejectReason::Closed {
+                    if !answered(id, Err((true, refused.reason))).await {
                         return false;
                     }
                 }
@@ -359,12 +360,16 @@ impl Producer {
 }
 
 /// Tells what became of a durable push. Returns whether the queue is still open.
-fn answered(id: Id, result: Result<(), (bool, RejectReason)>) -> bool {
+async fn answered(id: Id, result: Result<(), (bool, RejectReason)>) -> bool {
     match result {
         Ok(()) => say(&[Event::Acknowledged { id }]),
         Err((true, _)) => say(&[Event::Refused { id }]),
         // It was kept, or nobody knows.
         Err((false, _)) => {}
+    }
+    if result.is_err() {
+        // A refusal comes at once, and would be all that this process does.
+        SystemClock::new().sleep(Duration::from_millis(1)).await;
     }
     !matches!(result, Err((_, RejectReason::Closed)))
 }
@@ -378,7 +383,7 @@ async fn script(plan: &Plan, queue: &Queue<Item>, items: u64) {
         say(&[Event::Offered { id, key: 0 }]);
         let result = queue.push_durable(Item::new(id, 0)).await;
         let good = result.is_ok();
-        answered(id, result.map_err(|refused| (refused.item.is_some(), refused.reason)));
+        answered(id, result.map_err(|refused| (refused.item.is_some(), refused.reason))).await;
         id += 1;
         if good {
             acknowledged += 1;

@@ -36,6 +36,8 @@ enum Effect {
     Nothing,
     /// The file was refused, or something was set aside, or the queue complained.
     Noticed,
+    /// Items are not handed out, but still there.
+    HeldBack,
     /// Items are missing, and nobody said so.
     Silent(u64),
     /// Other bytes were handed out than were pushed.
@@ -46,7 +48,7 @@ enum Effect {
 pub(crate) async fn flipped(bench: &Arc<Bench>) -> Report {
     let mut report = Report::of("flips");
     let mut silent_in_log = (0, 0);
-    let (mut noticed, mut nothing) = (0, 0);
+    let (mut noticed, mut nothing, mut held_back) = (0, 0, 0);
     for seed in bench.seed..bench.seed + bench.rounds(13, 1_600) {
         // Every fourth was left by a crash, with its log.
         let crashed = seed.is_multiple_of(4);
@@ -60,29 +62,34 @@ pub(crate) async fn flipped(bench: &Arc<Bench>) -> Report {
         report.items += whole.items.len() as u64;
         let mut flips = flip_all(bench, seed, &whole);
         let before = (report.phantom, report.lost);
+        let mut places = Vec::new();
         while let Some(flip) = flips.join_next().await {
             report.trials += 1;
             match flip {
-                Ok((_, Effect::Nothing)) => nothing += 1,
-                Ok((_, Effect::Noticed)) => noticed += 1,
-                Ok(("-wal", Effect::Silent(items))) => {
+                Ok((_, _, Effect::Nothing)) => nothing += 1,
+                Ok((_, _, Effect::Noticed)) => noticed += 1,
+                Ok((_, _, Effect::HeldBack)) => held_back += 1,
+                Ok(("-wal", _, Effect::Silent(items))) => {
                     silent_in_log = (silent_in_log.0 + 1, silent_in_log.1 + items);
                 }
-                Ok((_, Effect::Silent(items))) => report.lost += items,
-                Ok((_, Effect::Wrong(items))) => report.phantom += items,
+                Ok((_, at, Effect::Silent(items))) => {
+                    places.push(at);
+                    report.lost += items;
+                }
+                Ok((_, _, Effect::Wrong(items))) => report.phantom += items,
                 Err(error) => report.fail(format!("a panic: {error}")),
             }
         }
         if before != (report.phantom, report.lost) {
             report.fail(format!(
-                "{} items with wrong bytes, {} silently missing; {}",
+                "{} items with wrong bytes, {} silently missing, by bytes {places:?}; {}",
                 report.phantom - before.0,
                 report.lost - before.1,
                 bench.failed("flips", seed)
             ));
         }
     }
-    report.note(format!("{nothing} flips did nothing, {noticed} were noticed"));
+    report.note(format!("{nothing} flips did nothing, {noticed} were noticed, {held_back} held an item back that stays in the file"));
     report.note(format!(
         "{} flips in the log of a crashed process cut it off silently, {} items in all: to SQLite that is where it ends",
         silent_in_log.0, silent_in_log.1
@@ -139,7 +146,7 @@ async fn make(bench: &Bench, seed: u64, crashed: bool) -> anyhow::Result<Whole> 
     Ok(Whole { files, items })
 }
 
-fn flip_all(bench: &Arc<Bench>, seed: u64, whole: &Arc<Whole>) -> JoinSet<(&'static str, Effect)> {
+fn flip_all(bench: &Arc<Bench>, seed: u64, whole: &Arc<Whole>) -> JoinSet<(&'static str, usize, Effect)> {
     let (mut rng, room, mut flips) = (Rng::seeded(seed), Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
     for _ in 0..FLIPS {
         let (bench, whole, room, mut rng) =
@@ -149,18 +156,18 @@ fn flip_all(bench: &Arc<Bench>, seed: u64, whole: &Arc<Whole>) -> JoinSet<(&'sta
             let folder = bench.fast_folder().expect("there is room in the temporary folder");
             let file = folder.path().join("queue.db");
             let chosen = rng.below(whole.files.len() as u64);
-            let mut flipped = "";
+            let mut flipped = ("", 0);
             for (number, (suffix, bytes)) in (0..).zip(&whole.files) {
                 let mut bytes = bytes.clone();
                 if number == chosen && !bytes.is_empty() {
                     let at = usize::try_from(rng.below(bytes.len() as u64)).unwrap_or(0);
                     bytes[at] ^= 1 << rng.below(8);
-                    flipped = suffix;
+                    flipped = (*suffix, at);
                 }
                 let path = format!("{}{suffix}", file.display());
                 std::fs::write(path, bytes).expect("there is room in the temporary folder");
             }
-            (flipped, effect(&file, &whole.items).await)
+            (flipped.0, flipped.1, effect(&file, &whole.items).await)
         });
     }
     flips
@@ -171,11 +178,12 @@ async fn effect(file: &Path, items: &HashSet<Id>) -> Effect {
     if reopened.refused.is_some() {
         return Effect::Noticed;
     }
-    let (mut missing, mut wrong) = (items.clone(), 0);
+    let (mut missing, mut wrong, mut stored) = (items.clone(), 0, 0);
     for event in &reopened.events {
         match event {
             Event::Lent { id, .. } | Event::Found { id } => drop(missing.remove(id)),
             Event::Wrong { .. } => wrong += 1,
+            Event::Ended { left } => stored = left.stored,
             _ => {}
         }
     }
@@ -183,6 +191,7 @@ async fn effect(file: &Path, items: &HashSet<Id>) -> Effect {
         (0, 0) if reopened.complained => Effect::Noticed,
         (0, 0) => Effect::Nothing,
         (0, _) if reopened.complained || reopened.undecodable > 0 => Effect::Noticed,
+        (0, missing) if missing <= stored => Effect::HeldBack,
         (0, missing) => Effect::Silent(missing),
         (wrong, _) => Effect::Wrong(wrong),
     }

@@ -47,13 +47,13 @@ async fn round(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
     let mut life = Life::begin(&start, &plan)?;
     ensure!(life.opened().await, "a dead process holds the file");
     history.extend(life.kill().await?);
+    history.extend(drain(&plan).await?);
     // A stranger's lock: refused at once, and nothing is changed.
     let stranger = Connection::open(&plan.file)?;
     stranger.execute_batch("BEGIN EXCLUSIVE")?;
     is_taken(&plan)?;
     stranger.execute_batch("ROLLBACK")?;
     drop(stranger);
-    history.extend(drain(&plan).await?);
     Ok(Round { trials: 5, promises: Promises { ordered: true, unsettled: UNSETTLED }, history, folder })
 }
 

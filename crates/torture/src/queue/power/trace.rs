@@ -60,7 +60,8 @@ fn step(call: &str, path: &str) -> Option<Step> {
     if result.starts_with('-') {
         return None;
     }
-    let (name, arguments) = arguments.split_once('(')?;
+    // Results stand in a column of their own.
+    let (name, arguments) = arguments.trim_end().split_once('(')?;
     let number = |path_of: &str| FILES.iter().position(|suffix| path_of == format!("{path}{suffix}"));
     let on =
         || arguments.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(path, _)| text(path));
@@ -119,7 +120,7 @@ mod tests {
             "11 openat(AT_FDCWD<{dir}>, \"{wal}\", O_RDWR|O_CREAT, 0600) = 9<{wal}>\n\
              11 pwrite64(9<{wal}>, \"\\x61\\x62\", 2, 40 <unfinished ...>\n\
              12 write(1<{dir}>, \"{told}\", 34 <unfinished ...>\n\
-             11 <... pwrite64 resumed>) = 2\n\
+             11 <... pwrite64 resumed>)      = 2\n\
              12 <... write resumed>) = 34\n\
              11 pwrite64(9<{wal}>, \"\\x61\", 1, 50) = -1 EIO (Input/output error) (INJECTED)\n\
              11 fdatasync(9<{wal}>) = 0\n\
