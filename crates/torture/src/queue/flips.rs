@@ -17,8 +17,8 @@ use crate::report::Report;
 /// Flips for each file that is made.
 const FLIPS: u64 = 600;
 
-/// How many files are opened at once.
-const AT_ONCE: usize = 8;
+/// How many files are opened at once; a damaged one mostly waits.
+const AT_ONCE: usize = 32;
 
 /// How long a damaged file is given.
 const WITHIN: Duration = Duration::from_millis(1_500);

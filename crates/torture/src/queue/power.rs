@@ -24,7 +24,7 @@ use crate::report::Report;
 const STATES: u64 = 3_900;
 
 /// How many files are opened at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// How long a file may take to be worked off.
 const WITHIN: Duration = Duration::from_secs(5);
