@@ -289,7 +289,7 @@ async fn a_flush_during_a_close_on_a_failing_disk_ends() {
         tokio::task::yield_now().await;
     }
     bench.clock.advance(SECOND);
-    assert_eq!(close.await.unwrap().unsaved, [2]);
+    assert!(close.await.unwrap().unsaved.contains(&2));
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -303,6 +303,8 @@ impl Producer {
             if !open {
                 return;
             }
+            // A push may be through at once; everybody else has a turn, too.
+            tokio::task::yield_now().await;
         }
     }
 
