@@ -24,10 +24,10 @@ mod shard;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[doc(hidden)]
-pub mod torture;
 #[cfg(feature = "leases")]
 pub mod stream;
+#[doc(hidden)]
+pub mod torture;
 #[cfg(feature = "leases")]
 mod wake;
 

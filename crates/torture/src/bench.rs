@@ -97,7 +97,7 @@ impl Bench {
         }
         while let Some(played) = playing.join_next().await {
             match played {
-                Ok((seed, Ok(round))) => self.judge(report, seed, round),
+                Ok((seed, Ok(round))) => self.judge(report, seed, &round),
                 Ok((seed, Err(error))) => {
                     report.trials += 1;
                     report.fail(format!("{error:#}; {}", self.failed(report.test, seed)));
@@ -107,13 +107,13 @@ impl Bench {
         }
     }
 
-    fn judge(&self, report: &mut Report, seed: u64, round: Round) {
+    fn judge(&self, report: &mut Report, seed: u64, round: &Round) {
         let judgement = oracle::judge(&round.history, round.promises);
         report.add(round.trials, &judgement);
         report.items +=
             round.history.iter().filter(|event| matches!(event, Event::Acknowledged { .. })).count() as u64;
         if !judgement.is_clean() {
-            report.fail(self.complain(report.test, seed, &judgement, &round));
+            report.fail(self.complain(report.test, seed, &judgement, round));
         }
     }
 

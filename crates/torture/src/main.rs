@@ -67,7 +67,7 @@ enum Profile {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().what {
-        What::Queue(args) => torture(args),
+        What::Queue(args) => torture(&args),
         What::QueueChild { plan } => {
             serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| queue::child::run(&plan))
         }
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn torture(args: QueueArgs) -> anyhow::Result<ExitCode> {
+fn torture(args: &QueueArgs) -> anyhow::Result<ExitCode> {
     let seed =
         args.seed.unwrap_or_else(|| relaykit_pipeline_traits::Rng::from_entropy().below(1_000_000_000));
     println!("seed {seed}");

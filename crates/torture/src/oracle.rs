@@ -66,6 +66,7 @@ impl Judgement {
 
 /// An item's way.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is something that was said of it")]
 struct Track {
     offered: bool,
     acknowledged: bool,
@@ -112,10 +113,9 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
             Event::Lent { id, key, said } => oracle.lent(*id, *key, *said),
             Event::Found { id } => oracle.found(*id),
             Event::Wrong { id } => oracle.found.phantom.push(*id),
-            Event::Opened | Event::Fault { .. } => {}
+            Event::Opened | Event::Fault { .. } | Event::Stopped { unsettled: false } => {}
             Event::Killed => oracle.end(Window::KilledBeforeSettled),
             Event::Stopped { unsettled: true } => oracle.end(Window::StoppedOnAFailingDisk),
-            Event::Stopped { unsettled: false } => {}
             Event::Ended { left } => ended = Some(*left),
         }
     }

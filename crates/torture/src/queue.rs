@@ -76,7 +76,7 @@ impl Test {
             Self::Full => full::filled(bench).await,
             Self::Owner => owner::contended(bench).await,
             Self::Cancel => cancel::dropped(bench).await,
-            Self::Planted => sabotage::planted(bench).await,
+            Self::Planted => sabotage::planted(bench),
         }
     }
 }

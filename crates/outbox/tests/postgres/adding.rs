@@ -207,7 +207,7 @@ async fn a_list_that_meets_another_one_is_added_whole_or_not_at_all() {
             assert_eq!(answer.unwrap(), [Added::Added, Added::Added, Added::AlreadyAdded]);
             assert_eq!(pending, 3);
         } else {
-            assert!(matches!(answer, Err(AddError::IdConflict { id }) if id == last.id()), "{answer:?}");
+            assert!(matches!(answer, Err(AddError::IdConflict { id }) if id == third.id()), "{answer:?}");
             assert_eq!(pending, 1);
         }
         o.db.execute("delete from {messages}").await;

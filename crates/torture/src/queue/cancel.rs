@@ -115,8 +115,8 @@ async fn drop_at(
         tell(&items.iter().map(|item| Event::Offered { id: item.id, key: 0 }).collect::<Vec<_>>());
         items
     };
-    let fill = if method == Method::PushWithoutRoom { 12 } else { 3 };
-    for item in new(fill) {
+    let before = if method == Method::PushWithoutRoom { 12 } else { 3 };
+    for item in new(before) {
         // Without room this one may be refused, but it must not hang.
         let _ = queue.try_push(item);
     }

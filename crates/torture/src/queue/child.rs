@@ -173,8 +173,10 @@ pub(crate) struct Handler {
     poisoned: bool,
     /// What comes now was a dead letter.
     finds: AtomicBool,
-    tell: Box<dyn Fn(&[Event]) + Send + Sync>,
+    tell: Box<Tell>,
 }
+
+type Tell = dyn Fn(&[Event]) + Send + Sync;
 
 impl Handler {
     fn new(plan: &Plan) -> Self {

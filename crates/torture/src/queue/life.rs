@@ -72,7 +72,8 @@ impl Life {
             .arg(plan)
             .envs(start.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("could not start {:?}", start.program))?;
+        let mut child =
+            command.spawn().with_context(|| format!("could not start {}", start.program.display()))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("the child has no output")?;
         let (tell, opened) = watch::channel(false);

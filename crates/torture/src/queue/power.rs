@@ -61,7 +61,7 @@ pub(crate) async fn cut(bench: &Arc<Bench>) -> Report {
 /// With full durability, nothing that was acknowledged may be missing, and nothing damaged.
 async fn full(bench: &Arc<Bench>, seed: u64, report: &mut Report) -> anyhow::Result<()> {
     let steps = record(bench, seed, Kept::Full).await?;
-    let mut results = states(bench, seed, &steps, STATES, Disk::default(), Kept::Full)?;
+    let mut results = states(bench, seed, &steps, STATES, Disk::default(), Kept::Full);
     let mut complained = false;
     while let Some(state) = results.join_next().await {
         let State { judgement, reopened, history, folder } = state?;
@@ -84,7 +84,7 @@ async fn full(bench: &Arc<Bench>, seed: u64, report: &mut Report) -> anyhow::Res
 async fn controls(bench: &Arc<Bench>, report: &mut Report) -> anyhow::Result<()> {
     let states_each = if bench.nightly { STATES } else { 1_500 };
     let unsynced = record(bench, bench.seed, Kept::ProcessCrashOnly).await?;
-    let results = states(bench, bench.seed, &unsynced, states_each, Disk::default(), Kept::ProcessCrashOnly)?;
+    let results = states(bench, bench.seed, &unsynced, states_each, Disk::default(), Kept::ProcessCrashOnly);
     let tally = count(results).await?;
     report.note(format!(
         "process crash only: {} of {} states lost acknowledged items, {} items in all; {} states were corrupt",
@@ -95,7 +95,7 @@ async fn controls(bench: &Arc<Bench>, report: &mut Report) -> anyhow::Result<()>
     }
     let synced = record(bench, bench.seed, Kept::Full).await?;
     let lies = Disk::that_lies();
-    let tally = count(states(bench, bench.seed, &synced, states_each, lies, Kept::Full)?).await?;
+    let tally = count(states(bench, bench.seed, &synced, states_each, lies, Kept::Full)).await?;
     report.note(format!(
         "a disk that syncs nothing: {} of {} states were corrupt, {} lost acknowledged items",
         tally.corrupt, tally.states, tally.with_loss
@@ -160,7 +160,7 @@ fn states(
     count: u64,
     mut disk: Disk,
     durability: Kept,
-) -> anyhow::Result<JoinSet<State>> {
+) -> JoinSet<State> {
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut results = JoinSet::new();
     let mut rng = Rng::seeded(seed);
@@ -193,5 +193,5 @@ fn states(
         }
         made = due;
     }
-    Ok(results)
+    results
 }

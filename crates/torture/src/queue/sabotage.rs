@@ -38,7 +38,7 @@ struct Counts {
 }
 
 /// Plants each bug, and lets the test that is named for it find it.
-pub(crate) async fn planted(bench: &Arc<Bench>) -> Report {
+pub(crate) fn planted(bench: &Arc<Bench>) -> Report {
     let mut report = Report::of("planted");
     let program = match build(bench) {
         Ok(program) => program,

@@ -52,7 +52,7 @@ impl File {
         Ok(connection)
     }
 
-    pub(super) fn outbox(&self) -> anyhow::Result<SqliteOutbox> {
+    pub(super) fn outbox() -> anyhow::Result<SqliteOutbox> {
         Ok(SqliteOutbox::new(&names()?, Shards::new(SHARDS)?, Limits::default()))
     }
 

@@ -27,7 +27,7 @@ pub(super) fn add(case: &str, setting: &Setting) -> anyhow::Result<Measurement> 
         bail!("no case is named {case:?}");
     }
     let file = File::new()?;
-    let (outbox, mut connection) = (file.outbox()?, file.connect()?);
+    let (outbox, mut connection) = (File::outbox()?, file.connect()?);
     let (clock, mut rng) = (SystemClock::new(), Rng::from_entropy());
     let mut add = |messages: u32| -> anyhow::Result<()> {
         let mut numbers = 0..u64::from(messages);
