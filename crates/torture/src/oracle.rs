@@ -65,8 +65,8 @@ impl Judgement {
 }
 
 /// An item's way.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is something that was said of it")]
 struct Track {
     offered: bool,
     acknowledged: bool,

@@ -24,8 +24,8 @@ impl Workshop {
 
     /// The seeds that failed in former runs, oldest first.
     pub(crate) fn failed_seeds(&self, test: &str) -> Vec<u64> {
-        let known = fs::read_to_string(self.seeds_file(test)).unwrap_or_default();
-        known.lines().filter_map(|line| line.trim().parse().ok()).collect()
+        let lines = fs::read_to_string(self.seeds_file(test)).unwrap_or_default();
+        lines.lines().filter_map(|line| line.trim().parse().ok()).collect()
     }
 
     /// Remembers a seed that failed; once.

@@ -166,6 +166,9 @@ pub(crate) fn builder(plan: &Plan, handler: Arc<Handler>) -> Builder<Item, Plain
     }
 }
 
+/// Takes what happened.
+type Tell = Box<dyn Fn(&[Event]) + Send + Sync>;
+
 /// Says of each item that it is done, most of the time, and tells the parent.
 pub(crate) struct Handler {
     rng: Mutex<Rng>,
@@ -173,10 +176,8 @@ pub(crate) struct Handler {
     poisoned: bool,
     /// What comes now was a dead letter.
     finds: AtomicBool,
-    tell: Box<Tell>,
+    tell: Tell,
 }
-
-type Tell = dyn Fn(&[Event]) + Send + Sync;
 
 impl Handler {
     fn new(plan: &Plan) -> Self {

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relaykit_pipeline_traits::Rng;
+use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -100,8 +100,9 @@ pub(crate) async fn flipped(bench: &Arc<Bench>) -> Report {
 async fn make(bench: &Bench, seed: u64, crashed: bool) -> anyhow::Result<Whole> {
     let folder = bench.fast_folder()?;
     let file = folder.path().join("queue.db");
-    let work = if crashed { Work::Hold } else { Work::Fill { items: 80 } };
-    let mut plan = Plan {
+    // A crashed one has everything in its log that was not written back.
+    let work = Work::Fill { items: if crashed { 1_000 } else { 80 } };
+    let plan = Plan {
         file: file.clone(),
         seed,
         first_id: 1,
@@ -113,14 +114,9 @@ async fn make(bench: &Bench, seed: u64, crashed: bool) -> anyhow::Result<Whole> 
     let start = Start::plain()?;
     let mut history = Vec::new();
     if crashed {
-        plan.work = Work::Push;
         let mut life = Life::begin(&start, &plan)?;
         life.opened().await;
-        relaykit_pipeline_traits::Clock::sleep(
-            &relaykit_pipeline_traits::SystemClock::new(),
-            Duration::from_millis(20),
-        )
-        .await;
+        SystemClock::new().sleep(Duration::from_millis(20)).await;
         history.extend(life.kill().await?);
     } else {
         history.extend(Life::begin(&start, &plan)?.end().await?);

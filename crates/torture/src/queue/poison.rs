@@ -20,9 +20,15 @@ pub(crate) async fn poisoned(bench: &Arc<Bench>) -> Report {
 async fn round(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
     let folder = bench.fast_folder()?;
     let file = folder.path().join("queue.db");
-    let sixty = Work::Fill { items: 60 };
-    let mut plan =
-        Plan { file, seed, first_id: 1, mode: Mode::Free, durability: Kept::Full, ballast: 1, work: sixty };
+    let mut plan = Plan {
+        file,
+        seed,
+        first_id: 1,
+        mode: Mode::Free,
+        durability: Kept::Full,
+        ballast: 1,
+        work: Work::Fill { items: 60 },
+    };
     let start = Start::plain()?;
     let mut history = Life::begin(&start, &plan)?.end().await?;
     plan.work = Work::Poison;

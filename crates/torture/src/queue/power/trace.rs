@@ -109,7 +109,8 @@ mod tests {
     use super::*;
 
     fn hex(text: &str) -> String {
-        text.bytes().fold(String::new(), |digits, byte| digits + &format!("\\x{byte:02x}"))
+        let digits: Vec<_> = text.bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+        digits.concat()
     }
 
     #[test]
