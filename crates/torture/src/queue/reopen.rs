@@ -46,7 +46,8 @@ pub(crate) async fn reopen(file: &Path, durability: Kept, within: Duration) -> R
         }
         Err(error) => refused = Some(error),
     }
-    left = look_at(file, left);
+    // What is stored is what the file says, whatever the queue believed.
+    left = look_at(file, Left { stored: 0, ..left });
     let mut events = std::mem::take(&mut *events.lock().unwrap_or_else(PoisonError::into_inner));
     let complained = events.iter().any(|event| matches!(event, Event::Fault { .. }));
     events.push(Event::Ended { left });
