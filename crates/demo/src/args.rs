@@ -1,16 +1,38 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
 use crate::receipts::Place;
 
-/// Delivers events to an Iterable API in batches and proves that none was lost.
+/// Takes webhooks over HTTP into an inbox, delivers them to an Iterable API in batches, writes receipts through an outbox, and proves
+/// that none was lost.
 ///
-/// Without options it generates events and sends them to a stand-in of the API on loopback.
+/// Without options it does all that by itself in a temporary folder: it makes up webhooks, posts them to an endpoint of its own, some
+/// of them twice, and sends their events to a stand-in of the API on loopback.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask demo", version, max_term_width = 110)]
 pub(crate) struct Args {
+    /// Take webhooks as GitHub posts them, at `http://ADDR/webhooks`, until Ctrl-C, instead of making them up. Port 0 takes a free
+    /// one; it says where it listens.
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["events", "input", "order", "durable", "direct"])]
+    pub(crate) serve: Option<SocketAddr>,
+
+    /// Keep inbox, queue and receipts in this folder. Start again with the same folder to go on after a crash. Default: a
+    /// temporary one, which is deleted at the end.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["input", "order", "durable", "direct"])]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Sign webhooks, and check their signatures, with the secret in this environment variable. Default: a secret that everybody
+    /// knows.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["input", "order", "durable", "direct"])]
+    pub(crate) secret_env: Option<String>,
+
+    /// Hand events straight to the API, without HTTP and inbox. `--input`, `--order` and `--durable` do so, too.
+    #[arg(long)]
+    pub(crate) direct: bool,
+
     /// Read events from this file instead of making them up; `-` reads standard input. One JSON object a line:
     /// {"event": "push", "payload": {"sender": {"login": "ada"}, …}}
     #[arg(long, value_name = "FILE", conflicts_with = "events")]
@@ -37,8 +59,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "order")]
     pub(crate) durable: Option<PathBuf>,
 
-    /// Write a receipt for each delivered event into an outbox, `sqlite:FILE` or `postgres://…`. A relay brings the
-    /// receipts into a file, `FILE.receipts` or one in the temporary directory, which is checked at the end.
+    /// Write receipts into an outbox in this place, `sqlite:FILE` or `postgres://…`. A relay brings the receipts into a file, which is
+    /// checked at the end. On SQLite the inbox is in the same FILE. Default: SQLite in the folder; with `--direct`, no receipts.
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["order", "durable"])]
     pub(crate) outbox: Option<Place>,
 
@@ -60,7 +82,22 @@ pub(crate) struct Args {
     pub(crate) metrics: Option<SocketAddr>,
 }
 
+/// The secret of webhooks if none is given. As in GitHub's documentation.
+const KNOWN_SECRET: &str = "It's a Secret to Everybody";
+
 impl Args {
+    /// Whether events go straight to the API.
+    pub(crate) const fn is_direct(&self) -> bool {
+        self.direct || self.input.is_some() || self.durable.is_some() || !matches!(self.order, Order::None)
+    }
+
+    /// Returns the secret of webhooks.
+    pub(crate) fn secret(&self) -> anyhow::Result<String> {
+        let Some(name) = &self.secret_env else { return Ok(KNOWN_SECRET.to_owned()) };
+        std::env::var(name)
+            .with_context(|| format!("could not read the secret from the environment variable {name}"))
+    }
+
     /// Returns why the input can be sent only once, if so.
     pub(crate) fn only_once(&self) -> Option<&'static str> {
         if self.base_url.is_some() || self.api_key_env.is_some() {

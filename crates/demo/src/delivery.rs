@@ -33,13 +33,7 @@ pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// The report is the last run's and holds the first one's, if there were two.
 pub(crate) async fn deliver_all(args: &Args) -> anyhow::Result<Report> {
     let seed = args.seed.unwrap_or_else(|| Rng::from_entropy().next_u64());
-    let metrics = match args.metrics {
-        Some(address) => Some(Metrics::serve(address).await?),
-        None => None,
-    };
-    if let Some(metrics) = &metrics {
-        say(&format!("metrics at http://{}/metrics", metrics.address));
-    }
+    let metrics = Metrics::asked_for(args.metrics).await?;
     let metrics = metrics.as_ref();
     if args.order == Order::None {
         return deliver(args, Order::None, seed, metrics).await;
@@ -66,7 +60,8 @@ async fn deliver(args: &Args, order: Order, seed: u64, metrics: Option<&Metrics>
         None => Source::Generator(Generator::new(seed, args.events)),
     };
     let watch_order = args.order != Order::None;
-    let server = Server::connect(args, seed, watch_order, &ledger, metrics).await?;
+    let noted = ledger.clone();
+    let server = Server::connect(args, seed, watch_order, move |id| noted.applied(id), metrics).await?;
     let kept = if order == Order::None { "" } else { ", each user's in order" };
     say(&format!("sending to {}{kept}, faults {:?}, seed {seed}", server.name, args.faults));
 

@@ -1,17 +1,16 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use relaykit_iterable_handlers::{Delivered, DeliveryError, EventTrackHandler, Stamper};
-use relaykit_persistent_queue::{CloseReport, DeadReason, Queue, QueueFault};
-use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Clock as _, SystemClock, Verdict};
+use relaykit_iterable_handlers::Stamper;
+use relaykit_persistent_queue::{CloseReport, Queue};
+use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::{Event, Run, STOP_WITHIN, retry_policy, stop_signal};
-use crate::ledger::Ledger;
+use crate::delivery::{Event, Run, STOP_WITHIN, stop_signal};
 use crate::lines::{Line, Source};
+use crate::queue::{DeadItems, Kept, Said, ToApi};
 use crate::server::Server;
 
 /// So many lines are stored before the position in the input is.
@@ -66,47 +65,6 @@ impl PositionFile {
     }
 }
 
-/// The Iterable handler as it is, with somebody who notes what it says of each event.
-struct Watched {
-    handler: EventTrackHandler,
-    tally: Arc<Mutex<Tally>>,
-    ledger: Ledger,
-    checked: bool,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    delivered: u64,
-    retried: u64,
-    calls: u64,
-}
-
-impl BatchHandler<Event> for Watched {
-    type Output = Delivered;
-    type Error = DeliveryError;
-
-    async fn handle(&self, batch: &[Event], cx: &BatchContext) -> BatchOutcome<Delivered, DeliveryError> {
-        let outcome = self.handler.handle(batch, cx).await;
-        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        tally.calls += 1;
-        if cx.attempt() == 2 {
-            tally.retried += batch.len() as u64;
-        }
-        if let BatchOutcome::Each(verdicts) = &outcome {
-            for (event, _) in batch.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_done()) {
-                tally.delivered += 1;
-                self.ledger.delivered(event.id(), self.checked);
-            }
-            for (event, verdict) in batch.iter().zip(verdicts) {
-                if matches!(verdict, Verdict::Dead(_)) {
-                    self.ledger.not_delivered(event.id());
-                }
-            }
-        }
-        outcome
-    }
-}
-
 /// Delivers the events through a queue in `file`, beginning with those that an earlier run left there. Returns how often the API
 /// was called.
 pub(crate) async fn deliver(
@@ -118,9 +76,12 @@ pub(crate) async fn deliver(
     let clock = SystemClock::new();
     let stamper = Stamper::system();
     let mut position = PositionFile::beside(file, stamped_run(&stamper)?)?;
-    let tally = Arc::new(Mutex::new(Tally::default()));
-    let dead = Arc::new(Mutex::new(Vec::new()));
-    let queue = open(run, server, file, &tally, &dead)?;
+    let (ledger, checked) = (run.ledger.clone(), run.report.checked_at_server);
+    let api = ToApi::open(server, file, Kept::Unordered, move |event, said| match said {
+        Said::Delivered => ledger.delivered(event.id(), checked),
+        Said::Dead => ledger.not_delivered(event.id()),
+    })?;
+    let queue = &api.queue;
     let left = queue.stats().stored_items;
     if left > 0 || position.position.lines > 0 {
         let lines = position.position.lines;
@@ -143,13 +104,13 @@ pub(crate) async fn deliver(
         if read <= position.position.lines {
             continue;
         }
-        store(run, line, &queue, &stamper, &position.position.run).await?;
+        store(run, line, queue, &stamper, &position.position.run).await?;
         if read.is_multiple_of(LINES_A_STEP) {
             queue.flush().await.context("could not store the events")?;
             position.position.lines = read;
             position.write()?;
         }
-        run.progress.show(answered(&tally), run.report.read);
+        run.progress.show(api.tally().delivered, run.report.read);
     };
     queue.flush().await.context("could not store the events")?;
     position.position.lines = position.position.lines.max(read);
@@ -158,7 +119,7 @@ pub(crate) async fn deliver(
         let drained = async {
             while queue.stats().stored_items > 0 {
                 clock.sleep(LOOK_AGAIN).await;
-                run.progress.show(answered(&tally), run.report.read);
+                run.progress.show(api.tally().delivered, run.report.read);
             }
         };
         tokio::select! {
@@ -168,44 +129,9 @@ pub(crate) async fn deliver(
         }
     };
     let left = queue.close(STOP_WITHIN).await;
-    finish(run, &left, &tally, &dead);
+    finish(run, &left, &api);
     run.report.complete = finished;
-    let calls = tally.lock().unwrap_or_else(PoisonError::into_inner).calls;
-    Ok(calls)
-}
-
-type Dead = Arc<Mutex<Vec<(u64, DeadReason, String)>>>;
-
-fn open(
-    run: &Run<'_>,
-    server: &Server,
-    file: &Path,
-    tally: &Arc<Mutex<Tally>>,
-    dead: &Dead,
-) -> anyhow::Result<Queue<Event>> {
-    let handler = Watched {
-        handler: EventTrackHandler::new(server.client.clone()),
-        tally: Arc::clone(tally),
-        ledger: run.ledger.clone(),
-        checked: run.report.checked_at_server,
-    };
-    let dead = Arc::clone(dead);
-    let builder = Queue::builder(file, handler)
-        .max_items(100)
-        .linger(Duration::from_millis(50))
-        .workers(4)
-        .retry(retry_policy()?)
-        .on_fault(move |fault| {
-            if let QueueFault::Dead { items, reason, error } = fault {
-                let mut dead = dead.lock().unwrap_or_else(PoisonError::into_inner);
-                dead.push((*items, *reason, error.clone()));
-            }
-        });
-    let builder = match server.recorder() {
-        Some(recorder) => builder.name("durable").recorder(recorder),
-        None => builder,
-    };
-    builder.open().with_context(|| format!("could not open the queue in {}", file.display()))
+    Ok(api.tally().calls)
 }
 
 async fn store(
@@ -228,12 +154,12 @@ async fn store(
 }
 
 /// Counts what the queue did, and what it keeps for the next time.
-fn finish(run: &mut Run<'_>, left: &CloseReport<Event>, tally: &Arc<Mutex<Tally>>, dead: &Dead) {
-    let tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+fn finish(run: &mut Run<'_>, left: &CloseReport<Event>, api: &ToApi) {
+    let tally = api.tally();
     run.report.delivered = tally.delivered;
     run.report.retried = tally.retried;
     let mut dead_items = 0;
-    for (items, reason, error) in dead.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+    for DeadItems { items, reason, error } in api.take_dead() {
         *run.report.dead.entry(format!("{reason}: {error}")).or_default() += items;
         dead_items += items;
     }
@@ -246,10 +172,6 @@ fn finish(run: &mut Run<'_>, left: &CloseReport<Event>, tally: &Arc<Mutex<Tally>
     for event in &left.unsaved {
         run.keep(event, "could not be stored".to_owned());
     }
-}
-
-fn answered(tally: &Arc<Mutex<Tally>>) -> u64 {
-    tally.lock().unwrap_or_else(PoisonError::into_inner).delivered
 }
 
 /// A name for this queue's events.

@@ -14,6 +14,17 @@ pub(crate) fn parse(
     let mut line: Map<String, Value> = serde_json::from_slice(line).map_err(Rejection::NotJson)?;
     let Some(Value::String(event)) = line.remove("event") else { return Err(Rejection::NoEvent) };
     let Some(Value::Object(payload)) = line.remove("payload") else { return Err(Rejection::NoPayload) };
+    event_of(event, payload, id, sequence, stamper)
+}
+
+/// Makes an event of a webhook: its kind and its body.
+pub(crate) fn event_of(
+    event: String,
+    payload: Map<String, Value>,
+    id: Option<String>,
+    sequence: Option<u64>,
+    stamper: &Stamper,
+) -> Result<Prepared<EventTrack>, Rejection> {
     let user = payload
         .get("sender")
         .and_then(|sender| sender.get("login"))

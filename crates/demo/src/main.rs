@@ -1,15 +1,18 @@
-//! Delivers events to an Iterable API and proves that none was lost. Run it by `cargo xtask demo`.
+//! Takes webhooks, delivers them to an Iterable API, and proves that none was lost. Run it by `cargo xtask demo`.
 
 mod args;
+mod chain;
 mod delivery;
 mod durable;
 mod event_line;
+mod filing;
 mod generator;
 mod ledger;
 mod lines;
 mod metrics;
 mod ordered;
 mod progress;
+mod queue;
 mod receipts;
 mod report;
 mod server;
@@ -39,10 +42,25 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let report = runtime.block_on(delivery::deliver_all(args))?;
-    report.print();
-    if let Some(file) = &args.report {
-        report.write(file)?;
+    if let Some(listen) = args.serve {
+        let report = runtime.block_on(chain::serve(args, listen))?;
+        report.print();
+        write(args, &report)?;
+        return Ok(true);
     }
+    if args.is_direct() {
+        let report = runtime.block_on(delivery::deliver_all(args))?;
+        report.print();
+        write(args, &report)?;
+        return Ok(report.is_good());
+    }
+    let report = runtime.block_on(chain::run(args))?;
+    report.print();
+    write(args, &report)?;
     Ok(report.is_good())
+}
+
+/// Writes a report as JSON, if it is asked for.
+fn write(args: &Args, report: &impl serde::Serialize) -> anyhow::Result<()> {
+    args.report.as_ref().map_or(Ok(()), |file| report::write(report, file))
 }

@@ -16,6 +16,8 @@ use relaykit_telemetry::PrometheusRecorder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::report::say;
+
 /// How long one connection may take.
 const CONNECTION: Duration = Duration::from_secs(10);
 /// How many connections are served at once; others wait to be accepted.
@@ -27,17 +29,27 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     pub(crate) recorder: PrometheusRecorder,
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
 }
 
 impl Metrics {
+    /// Serves them at this address, if there is one, and says where.
+    pub(crate) async fn asked_for(address: Option<SocketAddr>) -> anyhow::Result<Option<Self>> {
+        let Some(address) = address else { return Ok(None) };
+        let metrics = Self::serve(address).await?;
+        say(&format!("metrics at http://{}/metrics", metrics.address));
+        Ok(Some(metrics))
+    }
+
     /// Registers every part's metrics and begins to serve them.
-    pub(crate) async fn serve(address: SocketAddr) -> anyhow::Result<Self> {
+    async fn serve(address: SocketAddr) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let recorder = PrometheusRecorder::builder(&registry)
             .metrics(relaykit_batch_core::METRICS)
             .metrics(relaykit_iterable_handlers::METRICS)
             .metrics(relaykit_persistent_queue::METRICS)
+            .metrics(relaykit_inbox::METRICS)
+            .metrics(relaykit_outbox::METRICS)
             .build()?;
         let listener =
             TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))?;

@@ -1,28 +1,19 @@
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use relaykit_outbox::postgres::{PgOutbox, PgOutboxStore, PgSchema};
 use relaykit_outbox::sqlite::rusqlite::{Connection, TransactionBehavior};
 use relaykit_outbox::sqlite::{Database, SqliteOutbox, SqliteOutboxStore};
-use relaykit_outbox::{Depth, Limits, OutboxStore, Relay, RelaySummary};
-use relaykit_pipeline_traits::{
-    BatchContext, BatchHandler, BatchOutcome, Classify, Clock, ErrorClass, Message, MessageId, Rng,
-    SystemClock, Verdict,
-};
+use relaykit_outbox::{Limits, RelaySummary};
+use relaykit_pipeline_traits::{Clock as _, Message, MessageId, Rng, SystemClock};
 use relaykit_sql_store::postgres::Guarded;
 use relaykit_sql_store::postgres::sqlx::{Connection as _, PgPool};
-use relaykit_sql_store::{Names, Shards, Wake};
-use serde_json::{Value, json};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use relaykit_sql_store::{Names, Shards};
+use serde_json::json;
 
-use crate::delivery::{STOP_WITHIN, retry_policy};
+use crate::filing::{self, Filing, ReceiptStore};
 
 /// How many receipts are written in one transaction.
 const TOGETHER: usize = 100;
@@ -51,21 +42,18 @@ impl FromStr for Place {
 /// Writes a receipt for each delivered event into an outbox, from which a relay brings them into a file.
 pub(crate) struct Receipts {
     outbox: Outbox,
-    wake: Wake,
     rng: Rng,
     clock: SystemClock,
     /// Events whose receipts are not yet written.
     unwritten: Vec<String>,
     written: Vec<String>,
-    file: PathBuf,
-    stop: oneshot::Sender<()>,
-    relay: JoinHandle<RelaySummary>,
+    filing: Filing,
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Outbox {
-    Sqlite { store: SqliteOutboxStore, outbox: SqliteOutbox, connection: Connection },
-    Postgres { store: PgOutboxStore, outbox: PgOutbox, pool: PgPool },
+    Sqlite { outbox: SqliteOutbox, connection: Connection },
+    Postgres { outbox: PgOutbox, pool: PgPool },
 }
 
 /// What became of the receipts.
@@ -88,37 +76,23 @@ impl Receipts {
     /// Opens the outbox and starts its relay. With `faults`, the file fails now and then.
     pub(crate) async fn start(place: &Place, faults: bool, seed: u64) -> anyhow::Result<Self> {
         let clock = SystemClock::new();
-        let (names, shards) = (Names::new("relaykit_demo")?, Shards::new(16)?);
-        let (outbox, file) = match place {
+        let (outbox, store, file) = match place {
             Place::Sqlite(path) => {
-                let database = Database::builder(path, clock).open()?;
-                let store = SqliteOutboxStore::new(database, &names, shards);
-                store.migrate().await?;
+                let (store, outbox) = on_sqlite(Database::builder(path, clock).open()?).await?;
                 let connection = Connection::open(path)?;
                 connection.busy_timeout(Duration::from_secs(5))?;
-                let outbox = SqliteOutbox::new(&names, shards, Limits::default());
-                let mut file = path.clone().into_os_string();
-                file.push(".receipts");
-                (Outbox::Sqlite { store, outbox, connection }, PathBuf::from(file))
+                (Outbox::Sqlite { outbox, connection }, store, beside(path))
             }
             Place::Postgres(url) => {
-                let guarded = Guarded::connect(url.parse()?, clock).max_connections(8).build()?;
-                PgSchema::new(names.clone()).shards(shards).migrate(&guarded).await?;
-                let pool = PgPool::connect(url).await?;
+                let (store, outbox, pool) = on_postgres(url).await?;
                 let file =
                     std::env::temp_dir().join(format!("relaykit-demo-{}.receipts", std::process::id()));
-                let store = PgOutboxStore::new(guarded, &names);
-                (Outbox::Postgres { store, outbox: PgOutbox::new(&names, Limits::default()), pool }, file)
+                (Outbox::Postgres { outbox, pool }, store, file)
             }
         };
-        let sink = Sink::open(&file, faults, seed)?;
-        let (wake, (stop, stopped)) = (Wake::new(), oneshot::channel());
-        let relay = match &outbox {
-            Outbox::Sqlite { store, .. } => relay(store.clone(), sink, &wake, stopped)?,
-            Outbox::Postgres { store, .. } => relay(store.clone(), sink, &wake, stopped)?,
-        };
+        let filing = Filing::start(store, file, faults, seed, None)?;
         let (unwritten, written) = (Vec::new(), Vec::new());
-        Ok(Self { outbox, wake, rng: Rng::from_entropy(), clock, unwritten, written, file, stop, relay })
+        Ok(Self { outbox, rng: Rng::from_entropy(), clock, unwritten, written, filing })
     }
 
     /// Notes that an event was delivered.
@@ -158,128 +132,57 @@ impl Receipts {
             }
         }
         self.written.append(&mut self.unwritten);
-        self.wake.nudge();
+        self.filing.wake.nudge();
         Ok(())
     }
 
     /// Writes what is left, waits until everything is in the file, and compares.
     pub(crate) async fn finish(mut self) -> anyhow::Result<ReceiptReport> {
         self.write().await?;
-        let depth = async || -> anyhow::Result<Depth> {
-            Ok(match &self.outbox {
-                Outbox::Sqlite { store, .. } => store.depth().await?,
-                Outbox::Postgres { store, .. } => store.depth().await?,
-            })
-        };
-        let begun = self.clock.monotonic();
-        while depth().await?.pending > 0 {
-            if self.clock.monotonic().since(begun) > STOP_WITHIN * 6 {
-                bail!("the receipts are not all in {} after a minute", self.file.display());
-            }
-            self.clock.sleep(Duration::from_millis(20)).await;
-        }
-        let _ = self.stop.send(());
-        let summary = self.relay.await.context("the relay broke down")?;
-        compare(&self.written, &self.file, summary)
+        self.filing.drain().await?;
+        let file = self.filing.file.clone();
+        compare(&self.written, file, &self.filing.stop().await?)
     }
 }
 
-fn relay<S: OutboxStore>(
-    store: S,
-    sink: Sink,
-    wake: &Wake,
-    stopped: oneshot::Receiver<()>,
-) -> anyhow::Result<JoinHandle<RelaySummary>> {
-    let relay =
-        Relay::builder(store, sink).name("receipts").wake(wake.clone()).retry(retry_policy()?).build()?;
-    Ok(tokio::spawn(async move { relay.run(async { drop(stopped.await) }).await }))
+fn names() -> anyhow::Result<(Names, Shards)> {
+    Ok((Names::new("relaykit_demo")?, Shards::new(16)?))
 }
 
-/// Compares what was written with what is in the file.
-fn compare(written: &[String], path: &Path, summary: RelaySummary) -> anyhow::Result<ReceiptReport> {
-    let file = File::open(path).with_context(|| format!("could not read {}", path.display()))?;
-    let (mut receipts, mut events, mut repeated) = (HashSet::new(), HashSet::new(), 0);
-    for line in io::BufReader::new(file).lines() {
-        let line: Value =
-            serde_json::from_str(&line?).context("the file holds something else than receipts")?;
-        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-        if receipts.insert(text("receipt")) {
-            events.insert(text("event"));
-        } else {
-            repeated += 1;
-        }
-    }
-    let filed = written.iter().filter(|event| events.contains(*event)).count() as u64;
+/// Makes the outbox's tables in a SQLite file.
+pub(crate) async fn on_sqlite(database: Database) -> anyhow::Result<(ReceiptStore, SqliteOutbox)> {
+    let (names, shards) = names()?;
+    let store = SqliteOutboxStore::new(database, &names, shards);
+    store.migrate().await?;
+    Ok((ReceiptStore::Sqlite(store), SqliteOutbox::new(&names, shards, Limits::default())))
+}
+
+/// Makes the outbox's tables in Postgres. Receipts are written through a pool of their own.
+pub(crate) async fn on_postgres(url: &str) -> anyhow::Result<(ReceiptStore, PgOutbox, PgPool)> {
+    let (names, shards) = names()?;
+    let guarded = Guarded::connect(url.parse()?, SystemClock::new()).max_connections(8).build()?;
+    PgSchema::new(names.clone()).shards(shards).migrate(&guarded).await?;
+    let store = PgOutboxStore::new(guarded, &names);
+    let pool = PgPool::connect(url).await?;
+    Ok((ReceiptStore::Postgres(store), PgOutbox::new(&names, Limits::default()), pool))
+}
+
+/// Returns the file for the receipts of a SQLite file.
+pub(crate) fn beside(database: &Path) -> PathBuf {
+    let mut file = database.as_os_str().to_owned();
+    file.push(".receipts");
+    file.into()
+}
+
+/// Compares the events whose receipts were written with those in the file.
+pub(crate) fn compare(
+    written: &[String],
+    file: PathBuf,
+    summary: &RelaySummary,
+) -> anyhow::Result<ReceiptReport> {
+    let (filed, repeated) = filing::read(&file)?;
+    let events: HashSet<&str> = filed.iter().map(|receipt| receipt.event.as_str()).collect();
+    let filed = written.iter().filter(|event| events.contains(event.as_str())).count() as u64;
     let written = written.len() as u64;
-    Ok(ReceiptReport {
-        written,
-        filed,
-        missing: written - filed,
-        repeated,
-        retried: summary.retried,
-        file: path.to_owned(),
-    })
-}
-
-/// A file that takes receipts, one a line, and has them on the disk before it says so.
-struct Sink {
-    file: Arc<Mutex<File>>,
-    /// Chance of failing before the write, and of failing after it, when nobody can know.
-    faults: Mutex<Rng>,
-    chances: (f64, f64),
-}
-
-impl Sink {
-    fn open(path: &Path, faults: bool, seed: u64) -> anyhow::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("could not open {}", path.display()))?;
-        let chances = if faults { (0.1, 0.05) } else { (0.0, 0.0) };
-        Ok(Self { file: Arc::new(Mutex::new(file)), faults: Mutex::new(Rng::seeded(seed)), chances })
-    }
-
-    fn fails(&self, chance: f64) -> bool {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).chance(chance)
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("could not write receipts")]
-struct SinkError(#[from] io::Error);
-
-impl Classify for SinkError {
-    fn class(&self) -> ErrorClass {
-        ErrorClass::Transient
-    }
-}
-
-impl BatchHandler<Message> for Sink {
-    type Output = ();
-    type Error = SinkError;
-
-    async fn handle(&self, batch: &[Message], _cx: &BatchContext) -> BatchOutcome<(), SinkError> {
-        let fault = |text: &str| SinkError(io::Error::other(text.to_owned()));
-        if self.fails(self.chances.0) {
-            return BatchOutcome::RetryBatch { after: None, error: fault("a fault before the write") };
-        }
-        let mut lines = Vec::new();
-        for message in batch {
-            lines.extend_from_slice(message.payload());
-            lines.push(b'\n');
-        }
-        let file = Arc::clone(&self.file);
-        let written = tokio::task::spawn_blocking(move || {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.write_all(&lines)?;
-            file.sync_data()
-        });
-        let error = match written.await {
-            Ok(Ok(())) if !self.fails(self.chances.1) => {
-                return BatchOutcome::Each(batch.iter().map(|_| Verdict::Done(())).collect());
-            }
-            Ok(Ok(())) => fault("a fault after the write"),
-            Ok(Err(error)) => SinkError(error),
-            Err(_) => fault("the write was given up"),
-        };
-        BatchOutcome::RetryBatch { after: None, error }
-    }
+    Ok(ReceiptReport { written, filed, missing: written - filed, repeated, retried: summary.retried, file })
 }

@@ -109,13 +109,26 @@ impl Report {
             if self.checked_at_server { "what took effect at the server" } else { "answers alone" },
         ));
     }
+}
 
-    /// Writes the report as JSON.
-    pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
-        let mut json = serde_json::to_string_pretty(self).context("could not express the report as JSON")?;
-        json.push('\n');
-        std::fs::write(file, json).with_context(|| format!("could not write {}", file.display()))
+/// Writes a report as JSON.
+pub(crate) fn write(report: &impl Serialize, file: &Path) -> anyhow::Result<()> {
+    let mut json = serde_json::to_string_pretty(report).context("could not express the report as JSON")?;
+    json.push('\n');
+    std::fs::write(file, json).with_context(|| format!("could not write {}", file.display()))
+}
+
+/// Makes a table of names and counts.
+pub(crate) fn columns(header: &[&str], rows: Vec<(&str, u64)>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header.iter().copied());
+    for (name, count) in rows {
+        table.add_row([name.to_owned(), count.to_string()]);
     }
+    if let Some(counts) = table.column_mut(1) {
+        counts.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string()
 }
 
 /// Makes the table of some runs, each with its name.
@@ -163,7 +176,7 @@ fn table(runs: &[(&str, &Report)]) -> String {
 
 /// Prints a line of the result.
 #[expect(clippy::print_stdout, reason = "the result is what the demo is for")]
-fn show(text: &str) {
+pub(crate) fn show(text: &str) {
     println!("{text}");
 }
 

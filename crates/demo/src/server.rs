@@ -6,7 +6,6 @@ use relaykit_telemetry::PrometheusRecorder;
 
 use crate::args::{Args, Faults};
 use crate::delivery::Event;
-use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 
 /// How many events back the stand-in tells one that comes again from one that is late. Of those before, a repetition
@@ -23,12 +22,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the stand-in, which watches the order of each user's events if asked to, or takes the user's server.
+    /// Starts the stand-in, which watches the order of each user's events if asked to and tells of each id that takes effect, or
+    /// takes the user's server.
     pub(crate) async fn connect(
         args: &Args,
         seed: u64,
         watch_order: bool,
-        ledger: &Ledger,
+        applied: impl Fn(&str) + Send + Sync + 'static,
         metrics: Option<&Metrics>,
     ) -> anyhow::Result<Self> {
         if args.base_url.is_some() || args.api_key_env.is_some() {
@@ -39,14 +39,13 @@ impl Server {
             Faults::Some => testing::Faults::some(),
             Faults::Storm => testing::Faults::storm(),
         };
-        let ledger = ledger.clone();
         let stand_in = StandIn::builder()
             .seed(seed)
             .faults(faults)
             // The demo keeps books itself, of what is on its way alone.
             .keep_requests(0)
             .keep_events(if watch_order { REPETITIONS_KNOWN } else { 0 })
-            .on_event(move |event| ledger.applied(&event.id))
+            .on_event(move |event| applied(&event.id))
             .start()
             .await
             .context("could not start the stand-in")?;

@@ -1,4 +1,4 @@
-//! The demo as its users start it. It talks to a stand-in that holds every request to the API's description.
+//! The demo without HTTP and inbox, as its users start it. It talks to a stand-in that holds every request to the API's description.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -95,7 +95,7 @@ async fn malformed_lines_are_reported_and_skipped() {
 #[tokio::test]
 async fn events_that_the_api_refuses_are_kept_and_the_exit_code_says_so() {
     let api = api!(StandIn::builder().require_key("another key"));
-    let (code, report) = report(&api, &["--events", "50"]).await;
+    let (code, report) = report(&api, &["--direct", "--events", "50"]).await;
     assert_eq!((code, counts(&report)), (Some(1), [50, 0, 0, 0]));
     let kept: u64 = report["undelivered"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
     assert_eq!(kept, 50);
@@ -107,7 +107,7 @@ async fn events_that_the_api_refuses_are_kept_and_the_exit_code_says_so() {
 async fn events_that_the_api_never_takes_are_dead_by_its_reason_and_that_is_no_failure() {
     let api = api!();
     api.disallow_event("star.created");
-    let (code, report) = report(&api, &["--events", "200", "--seed", "1"]).await;
+    let (code, report) = report(&api, &["--direct", "--events", "200", "--seed", "1"]).await;
     let dead: u64 = report["dead"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
     assert_eq!(code, Some(0));
     assert!(dead > 0, "{report}");
@@ -126,9 +126,10 @@ async fn ctrl_c_stops_gracefully_and_still_prints_the_table() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.json");
     // Far more than the API's published limit lets through while this test runs.
-    let child = demo(&["--events", "1000000", "--base-url", api.base_url(), "--report", path(&file)])
-        .spawn()
-        .unwrap();
+    let child =
+        demo(&["--direct", "--events", "1000000", "--base-url", api.base_url(), "--report", path(&file)])
+            .spawn()
+            .unwrap();
     seen.recv().await.unwrap();
     let id = child.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());

@@ -1,4 +1,4 @@
-//! The demo with `--outbox`: every delivered event has a receipt, however often things fail.
+//! The demo with `--direct --outbox`: every delivered event has a receipt, however often things fail.
 
 use std::path::Path;
 use std::process::Output;
@@ -10,7 +10,9 @@ use tokio::process::Command;
 async fn demo(place: &str, report: &Path) -> (Output, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relaykit-demo"));
     command
-        .args(["--events", "2000", "--faults", "storm", "--seed", "5", "--outbox", place, "--report"])
+        .args([
+            "--direct", "--events", "2000", "--faults", "storm", "--seed", "5", "--outbox", place, "--report",
+        ])
         .arg(report);
     let output = command.output().await.expect("the demo starts");
     let report = std::fs::read_to_string(report).unwrap_or_default();
