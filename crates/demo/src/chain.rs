@@ -93,27 +93,27 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ChainReport> {
         let mut posting =
             std::pin::pin!(poster.post_all(Generator::new(seed, args.events), seed, stop.subscribe()));
         let mut stopped = std::pin::pin!(stop_signal());
-        let posted = loop {
+        let all = loop {
             tokio::select! {
                 biased;
                 () = &mut stopped => {
                     progress.say("stopping; what is left is kept");
                     stop.send_replace(true);
-                    break posting.await? && false;
+                    posting.await?;
+                    break false;
                 }
-                posted = &mut posting => break posted?,
+                ended = &mut posting => break ended?,
                 () = clock.sleep(SHOW_EVERY) => progress.show(site.delivered(), poster.posted().made),
             }
         };
-        posted
-            && tokio::select! {
-                biased;
-                () = &mut stopped => false,
-                drained = site.drain(|delivered| progress.show(delivered, args.events)) => {
-                    drained?;
-                    true
-                }
+        all && tokio::select! {
+            biased;
+            () = &mut stopped => false,
+            drained = site.drain(|delivered| progress.show(delivered, args.events)) => {
+                drained?;
+                true
             }
+        }
     };
     progress.end();
     let seconds = clock.monotonic().since(begun).as_secs_f64();

@@ -50,7 +50,6 @@ pub(crate) struct Receipts {
     filing: Filing,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Outbox {
     Sqlite { outbox: SqliteOutbox, connection: Connection },
     Postgres { outbox: PgOutbox, pool: PgPool },

@@ -1,4 +1,5 @@
 //! The whole chain, as its users start it: webhooks over HTTP in, events at the API and receipts in a file out.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;

@@ -110,7 +110,9 @@ impl Endpoint {
 
     async fn read(&self, request: Request) -> Result<Webhook, Refusal> {
         let headers = request.headers().clone();
-        let body = async { Bytes::from_request(request, &()).await.map_err(Refusal::of_body) };
+        let body = async {
+            Bytes::from_request(request, &()).await.map_err(|rejection| Refusal::of_body(&rejection))
+        };
         let body = within(&self.clock, BODY_WITHIN, body, || Refusal::TooSlow).await?;
         let text = |name: &str| text(&headers, name);
         Ok(Webhook {
@@ -138,13 +140,13 @@ async fn answer(State(endpoint): State<Arc<Endpoint>>, request: Request) -> Resp
                 Received::Stored => "stored",
                 Received::AlreadyKnown => "already_known",
             };
-            respond(StatusCode::ACCEPTED, json!({ "status": status }))
+            respond(StatusCode::ACCEPTED, &json!({ "status": status }))
         }
         Err(refusal) => refusal.into_response(),
     }
 }
 
-fn respond(status: StatusCode, body: serde_json::Value) -> Response {
+fn respond(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
@@ -165,7 +167,7 @@ impl Refusal {
         Self::Busy(reason)
     }
 
-    fn of_body(rejection: BytesRejection) -> Self {
+    fn of_body(rejection: &BytesRejection) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::TooLarge(format!("the body has more than {DEFAULT_MAX_PAYLOAD_BYTES} bytes"));
         }
@@ -186,7 +188,7 @@ impl IntoResponse for Refusal {
             Self::TooLarge(reason) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", reason),
             Self::Busy(reason) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", reason.to_owned()),
         };
-        let mut response = respond(status, json!({ "error": error, "reason": reason }));
+        let mut response = respond(status, &json!({ "error": error, "reason": reason }));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, 1.into());
         }

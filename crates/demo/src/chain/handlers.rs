@@ -8,7 +8,7 @@ use relaykit_outbox::postgres::PgOutbox;
 use relaykit_outbox::sqlite::SqliteOutbox;
 use relaykit_persistent_queue::{Queue, Rejected};
 use relaykit_pipeline_traits::{
-    BatchContext, Classify, ErrorClass, Handler, InvalidMessage, Message, Verdict,
+    BatchContext, Classify, ErrorClass, Handler, InvalidMessage, Message, OrderingKey, Verdict,
 };
 use relaykit_sql_store::postgres::sqlx::{Connection as _, Error as SqlxError, PgPool};
 use relaykit_sql_store::{Wake, error_chain};
@@ -88,7 +88,7 @@ impl Handler<Message> for IntoQueue {
 
 /// Makes the receipt of a webhook. It has the webhook's id, so that it is one however often it is made.
 fn receipt(message: &Message) -> Result<Message, InvalidMessage> {
-    let (id, user) = (message.id(), message.ordering_key().map(|key| key.as_str()));
+    let (id, user) = (message.id(), message.ordering_key().map(OrderingKey::as_str));
     let payload = json!({ "receipt": id.to_string(), "event": id.to_string(), "user": user }).to_string();
     let builder = Message::builder(id, "webhook.received", message.occurred_at()).payload(payload);
     match user {

@@ -133,12 +133,12 @@ impl Poster {
                 lane
             })
             .collect();
-        let mut lines = Source::Generator(events).read();
+        let mut events = Source::Generator(events).read();
         loop {
             let line = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                line = lines.recv() => line,
+                line = events.recv() => line,
             };
             let Some(line) = line else { break };
             let line = line.context("could not make up a webhook")?;
@@ -227,10 +227,12 @@ impl Poster {
         let attempt = async |_attempt| {
             self.lock().requests += 1;
             let sent = self.send(post, signature).await;
-            let answered = sent.and_then(|status| match status == expected {
-                true => Ok(()),
-                false => Err(PostError::Answered(status)),
-            });
+            let answered =
+                sent.and_then(
+                    |status| {
+                        if status == expected { Ok(()) } else { Err(PostError::Answered(status)) }
+                    },
+                );
             if answered.as_ref().is_err_and(|error| error.class() == ErrorClass::Transient) {
                 self.lock().failed += 1;
             }

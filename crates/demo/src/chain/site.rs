@@ -111,19 +111,16 @@ impl Site {
         let api = ToApi::open(server, &folder.join("queue.db"), Kept::PerUser, tell)?;
 
         let [iterable, receipts] = [HandlerKey::new("iterable")?, HandlerKey::new("receipts")?];
-        let (filing, receipt) = match &args.outbox {
-            Some(Place::Postgres(url)) => {
-                let (outbox_store, outbox, pool) = on_postgres(url).await?;
-                let filing = Filing::start(outbox_store, file, faults, seed, recorder.clone())?;
-                let handler = ReceiptElsewhere::new(outbox, pool, filing.wake.clone());
-                (filing, Registration::new(receipts.clone(), handler).concurrency(8))
-            }
-            _ => {
-                let (outbox_store, outbox) = on_sqlite(database).await?;
-                let filing = Filing::start(outbox_store, file, faults, seed, recorder.clone())?;
-                let handler = Receipt::new(outbox, filing.wake.clone());
-                (filing, Registration::transactional(receipts.clone(), handler).concurrency(64))
-            }
+        let (filing, receipt) = if let Some(Place::Postgres(url)) = &args.outbox {
+            let (outbox_store, outbox, pool) = on_postgres(url).await?;
+            let filing = Filing::start(outbox_store, file, faults, seed, recorder.clone())?;
+            let handler = ReceiptElsewhere::new(outbox, pool, filing.wake.clone());
+            (filing, Registration::new(receipts.clone(), handler).concurrency(8))
+        } else {
+            let (outbox_store, outbox) = on_sqlite(database).await?;
+            let filing = Filing::start(outbox_store, file, faults, seed, recorder.clone())?;
+            let handler = Receipt::new(outbox, filing.wake.clone());
+            (filing, Registration::transactional(receipts.clone(), handler).concurrency(64))
         };
         let event = Registration::new(iterable.clone(), IntoQueue::new(api.queue.clone())).concurrency(256);
         let mut handlers = Handlers::new();
