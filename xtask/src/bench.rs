@@ -1,5 +1,6 @@
 mod barrier;
 mod batch;
+mod inbox;
 mod json;
 mod line;
 mod measure;
@@ -36,7 +37,7 @@ pub(crate) struct Args {
     /// Run each case at most twice; shorthand for `--rounds 2`.
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
-    /// How often to run each case; 5 by default, 3 for the outbox. Some lines need fewer.
+    /// How often to run each case; 5 by default, 3 for the outbox, 1 for the inbox. Some lines need fewer.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Measure only lines with this text in their name.
@@ -51,6 +52,8 @@ enum Bench {
     Barrier,
     /// The batcher beside bare channels and the batch-aint-one crate.
     Batch,
+    /// The inbox on Postgres and SQLite beside plain inserts and deletes, and two crates of its kind.
+    Inbox,
     /// The outbox on Postgres and SQLite beside plain inserts and deletes, and three crates of its kind.
     Outbox,
     /// The durable queue beside a bare loop around SQLite, and three crates of its kind.
@@ -64,6 +67,7 @@ impl Bench {
         match self {
             Self::Barrier => barrier::lines(),
             Self::Batch => batch::lines(),
+            Self::Inbox => inbox::lines(),
             Self::Outbox => outbox::lines(),
             Self::Queue => queue::lines(),
             Self::Retry => retry::lines(),
@@ -76,13 +80,14 @@ impl Bench {
             Self::Barrier => barrier::note(results),
             Self::Outbox => outbox::note(results),
             Self::Queue => queue::note(results),
-            Self::Batch | Self::Retry => None,
+            Self::Batch | Self::Inbox | Self::Retry => None,
         }
     }
 
     /// Returns how often its cases are run by default.
     const fn rounds(self) -> u32 {
         match self {
+            Self::Inbox => 1,
             Self::Outbox => 3,
             Self::Barrier | Self::Batch | Self::Queue | Self::Retry => 5,
         }
@@ -91,7 +96,7 @@ impl Bench {
     /// Obtains the Postgres that it needs, if it needs one.
     fn postgres(self) -> anyhow::Result<Option<Postgres>> {
         match self {
-            Self::Outbox => match postgres::obtain()? {
+            Self::Inbox | Self::Outbox => match postgres::obtain()? {
                 Some(postgres) => Ok(Some(postgres)),
                 None => bail!("this bench needs a Postgres"),
             },

@@ -153,3 +153,52 @@ impl<S> fmt::Debug for Cleaner<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use relaykit_pipeline_traits::{ManualClock, Message, MessageId, Timestamp};
+    use relaykit_sql_store::Shards;
+
+    use super::*;
+    use crate::memory::MemoryInbox;
+    use crate::name::{HandlerKey, Scope};
+    use crate::routes::{Route, Routes};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Receives so many messages that one handler is done with.
+    async fn finished(clock: &ManualClock, count: u64) -> MemoryInbox {
+        let store = MemoryInbox::new(Shards::new(1).unwrap(), clock.clone());
+        let handler = HandlerKey::new("h").unwrap();
+        let mut routes = Routes::new();
+        routes.add("push", Route { handler: handler.clone(), ordered: false }).unwrap();
+        let (at, scope) = (Timestamp::from_millis(1), Scope::new("github").unwrap());
+        for seed in 0..count {
+            let message = Message::builder(MessageId::new(at, &mut Rng::seeded(seed)), "push", at);
+            store.receive(&scope, &[message.build().unwrap()], &routes).await.unwrap();
+        }
+        store.finish_all();
+        store
+    }
+
+    #[tokio::test]
+    async fn all_that_is_past_its_time_is_erased_step_by_step() {
+        let clock = ManualClock::new();
+        let store = finished(&clock, 5).await;
+        clock.advance(HOUR);
+        let retention = Retention::default().payloads(Some(HOUR / 2));
+        let cleaner =
+            Cleaner { chunk: 2, ..Cleaner::new(store, retention, HOUR).unwrap() }.clock(clock.clone());
+        let rests = async {
+            loop {
+                clock.advance_to_next_sleeper();
+                tokio::task::yield_now().await;
+            }
+        };
+        let erased = tokio::select! {
+            erased = cleaner.run_once() => erased.unwrap(),
+            () = rests => unreachable!("it goes on for ever"),
+        };
+        assert_eq!(erased, Erased { payloads: 5, ..Erased::default() });
+    }
+}

@@ -33,8 +33,10 @@ macro_rules! inbox_conformance {
             a_handler_that_fails_holds_up_no_other
             a_failed_message_is_handled_again_when_its_wait_is_over
             attempts_are_remembered_by_the_store
+            since_when_a_message_fails_is_remembered
             an_ordered_handler_gets_the_messages_of_a_key_in_order
             a_failed_message_holds_its_key_for_its_ordered_handler_alone
+            a_failed_message_holds_its_key_for_the_next_worker_too
             an_unordered_handler_is_not_held
             a_rejected_message_is_a_dead_letter_of_its_handler_alone
             a_message_whose_attempts_are_spent_is_a_dead_letter
@@ -53,6 +55,7 @@ macro_rules! inbox_conformance {
             a_message_without_a_handler_is_kept_and_listed
             an_unrouted_message_is_handled_once_a_handler_is_there
             a_new_handler_catches_up_with_what_is_stored
+            a_new_handler_catches_up_with_more_than_a_page
             dead_letters_are_listed_by_handler_filter_and_page
             a_replayed_message_goes_to_its_handler_alone_and_before_its_successors
             purged_dead_letters_are_gone

@@ -38,5 +38,6 @@ mod tests {
         assert_eq!(digest("ab", "c"), digest("ab", "c"));
         assert_ne!(digest("ab", "c"), digest("a", "bc"));
         assert_ne!(digest("ab", "c"), digest("ab", "d"));
+        assert_ne!(digest("ab", "c"), digest("ax", "c"));
     }
 }

@@ -76,6 +76,10 @@ impl<S: InboxStore> StreamHandler for Deliver<S> {
         }));
         BatchOutcome::Each(verdicts.await)
     }
+
+    fn ends_itself(&self) -> bool {
+        matches!(self.how, How::Transactional(_))
+    }
 }
 
 impl<S: InboxStore> Deliver<S> {
@@ -132,7 +136,34 @@ fn failed(error: &StoreError) -> HandlerError {
 
 #[cfg(test)]
 mod tests {
+    use relaykit_pipeline_traits::{ManualClock, MessageId, Rng, Timestamp};
+    use relaykit_sql_store::{Seq, Shard, Shards};
+
     use super::*;
+    use crate::memory::{MemoryInbox, MemoryTransaction, MemoryTransactional};
+
+    #[tokio::test]
+    async fn what_a_stale_lease_kept_from_being_committed_is_not_done() {
+        let (clock, shard) = (ManualClock::new(), Shard::new(0));
+        let done =
+            |_: &mut MemoryTransaction, _: &Message, _: &BatchContext| Verdict::<(), HandlerError>::Done(());
+        let deliver = Deliver {
+            how: How::Transactional(MemoryTransactional::new(done)),
+            store: MemoryInbox::new(Shards::new(1).unwrap(), clock.clone()),
+            handler: HandlerKey::new("w").unwrap(),
+            timeout: Duration::from_secs(1),
+            clock: Arc::new(clock),
+        };
+        let id = MessageId::new(Timestamp::from_millis(1), &mut Rng::seeded(1));
+        let message = Message::builder(id, "push", Timestamp::from_millis(1)).build().unwrap();
+        let rows = [(RowId { shard, seq: Seq(1) }, Lease { shard, token: 7 })];
+        let lent = Lent { messages: &[message], rows: &rows };
+        let outcome = deliver.handle(&lent, &BatchContext::new(1)).await;
+        assert!(
+            matches!(&outcome, BatchOutcome::Each(each) if each[..] == [Verdict::Untried]),
+            "{outcome:?}"
+        );
+    }
 
     #[test]
     fn a_database_that_is_away_spends_no_attempt_and_a_statement_that_is_refused_does() {

@@ -150,3 +150,51 @@ impl<S> fmt::Debug for Inbox<S> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use relaykit_pipeline_traits::{ManualClock, MemoryRecorder, MessageId, Rng, Timestamp};
+    use relaykit_sql_store::{Shards, Woken};
+
+    use super::*;
+    use crate::memory::MemoryInbox;
+
+    #[tokio::test]
+    async fn what_is_stored_wakes_the_worker_and_a_repetition_does_not() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let (clock, wake) = (ManualClock::new(), Wake::new());
+        let store = MemoryInbox::new(Shards::new(1).unwrap(), clock.clone());
+        let inbox = Inbox::new(store, Routes::new()).wake(wake.clone());
+        let mut poller = wake.poller(clock.clone()).min(MINUTE).max(MINUTE).build().unwrap();
+        let id = MessageId::new(Timestamp::from_millis(1), &mut Rng::seeded(1));
+        let message = Message::builder(id, "push", Timestamp::from_millis(1)).build().unwrap();
+        let scope = Scope::new("github").unwrap();
+        for (received, woken) in [(Received::Stored, Woken::Nudge), (Received::AlreadyKnown, Woken::Poll)] {
+            assert_eq!(inbox.receive(&scope, &message).await.unwrap(), received);
+            clock.advance(MINUTE * 2);
+            assert_eq!(poller.wait_at_most(Duration::ZERO).await, woken);
+        }
+    }
+    #[tokio::test]
+    async fn each_outcome_is_counted() {
+        let recorder = Arc::new(MemoryRecorder::new());
+        let store = MemoryInbox::new(Shards::new(1).unwrap(), ManualClock::new());
+        let inbox = Inbox::new(store, Routes::new()).recorder(recorder.clone());
+        let (id, at) =
+            (MessageId::new(Timestamp::from_millis(1), &mut Rng::seeded(1)), Timestamp::from_millis(1));
+        let message =
+            |payload: &'static str| Message::builder(id, "push", at).payload(payload).build().unwrap();
+        let scope = Scope::new("github").unwrap();
+        let messages = ["one", "one", "one", "other"].map(message);
+        inbox.receive_all(&scope, &messages).await.unwrap();
+        for (outcome, wanted) in [("stored", 1.0), ("already_known", 2.0), ("conflict", 1.0)] {
+            assert_eq!(
+                recorder.value(metrics::RECEIVED.name, &["inbox", outcome]),
+                Some(wanted),
+                "{outcome}"
+            );
+        }
+    }
+}

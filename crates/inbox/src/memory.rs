@@ -150,6 +150,12 @@ impl MemoryInbox {
         self.lock().values.get(name).cloned()
     }
 
+    /// Takes all deliveries away, as if they were done.
+    #[cfg(test)]
+    pub(crate) fn finish_all(&self) {
+        self.lock().deliveries.clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -443,3 +443,43 @@ impl<S: InboxStore> WorkerBuilder<S> {
 fn batch_limit(timeout: Duration) -> Duration {
     timeout.mul_f64(1.0 / 0.9)
 }
+
+#[cfg(test)]
+mod tests {
+    use relaykit_pipeline_traits::{BatchContext, Handler, ManualClock, Message, Verdict};
+    use relaykit_sql_store::Shards;
+
+    use super::*;
+    use crate::handler::HandlerError;
+    use crate::memory::MemoryInbox;
+
+    struct NoOp;
+
+    impl Handler<Message> for NoOp {
+        type Output = ();
+        type Error = HandlerError;
+
+        async fn handle(&self, _: &Message, _: &BatchContext) -> Verdict<(), HandlerError> {
+            Verdict::Done(())
+        }
+    }
+
+    #[test]
+    fn a_lease_that_a_call_could_outlive_is_refused() {
+        let build = |lease, timeout, settle| {
+            let store = MemoryInbox::new(Shards::new(1).unwrap(), ManualClock::new());
+            let mut handlers = Handlers::new();
+            for (key, timeout) in [("quick", 1), ("slow", timeout)] {
+                let registration = Registration::new(HandlerKey::new(key).unwrap(), NoOp).on("push");
+                handlers.register(registration.timeout(Duration::from_secs(timeout))).unwrap();
+            }
+            let worker = Worker::builder(store, handlers).lease(Duration::from_secs(lease));
+            worker.settle_timeout(Duration::from_secs(settle)).build().map(drop)
+        };
+        assert!(build(18, 10, 5).is_ok());
+        for (lease, timeout, settle) in [(17, 10, 5), (18, 11, 5), (18, 10, 6), (18, 10, 0)] {
+            let error = build(lease, timeout, settle).unwrap_err().to_string();
+            assert!(error.contains("lease"), "{error}");
+        }
+    }
+}

@@ -2,12 +2,12 @@ use anyhow::{Context, bail};
 
 use crate::processor::{AT_ONCE, GATHERING};
 use crate::workload::{Load, Measurement, rate};
-use crate::{allocations, barrier, channel, decision, outbox, poison, processor, queue};
+use crate::{allocations, barrier, channel, decision, inbox, outbox, poison, processor, queue};
 
 /// How many items are moved where nobody waits for answers.
 const SENT: u32 = 12_000_000;
 
-/// Runs a case once, by its name: `NAME`, `NAME/PRODUCERS`, `NAME/POLICY`, `barrier/…`, `queue/…` or `outbox/…`.
+/// Runs a case once, by its name: `NAME`, `NAME/PRODUCERS`, `NAME/POLICY`, `barrier/…`, `queue/…`, `outbox/…` or `inbox/…`.
 ///
 /// # Errors
 ///
@@ -21,6 +21,9 @@ pub(crate) fn measure(case: &str) -> anyhow::Result<Measurement> {
     }
     if let Some(name) = case.strip_prefix("outbox/") {
         return outbox::measure(case, name);
+    }
+    if let Some(name) = case.strip_prefix("inbox/") {
+        return inbox::measure(case, name);
     }
     match case.rsplit_once('/') {
         None => single(case),

@@ -8,6 +8,8 @@ mod barrier;
 mod case;
 mod channel;
 mod decision;
+#[path = "workload/inbox/mod.rs"]
+mod inbox;
 #[path = "workload/outbox/mod.rs"]
 mod outbox;
 mod poison;

@@ -78,8 +78,10 @@ pub async fn an_id_of_another_scope_is_another_message(harness: &impl Harness) {
     let other =
         Message::builder(one.id(), KIND, one.occurred_at()).payload("2").build().expect("it is valid");
     let elsewhere = Scope::new("elsewhere").expect("it is a scope");
-    assert_eq!(inbox.receive(&scope(), &one).await.expect("it is stored"), Received::Stored);
-    assert_eq!(inbox.receive(&elsewhere, &other).await.expect("it is stored"), Received::Stored);
+    for received in [Received::Stored, Received::AlreadyKnown] {
+        assert_eq!(inbox.receive(&scope(), &one).await.expect("it is no conflict"), received);
+        assert_eq!(inbox.receive(&elsewhere, &other).await.expect("it is no conflict"), received);
+    }
     once(&bench.worker(handlers).build().expect("the settings are valid")).await;
     assert_eq!(test.done().len(), 2);
 }
@@ -195,6 +197,37 @@ pub async fn attempts_are_remembered_by_the_store(harness: &impl Harness) {
     assert_eq!(test.calls().iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
+/// Since when a message fails is remembered from one failure to the next, and forgotten when its attempts begin anew.
+pub async fn since_when_a_message_fails_is_remembered(harness: &impl Harness) {
+    let (mut bench, test) = (Bench::new(harness), TestHandler::new());
+    let routes = handlers([plain::<crate::memory::MemoryInbox>("h", &test)]).routes().clone();
+    bench.receive(&routes, "a", 1).await;
+    let (leases, own) = (bench.lease_all().await, handler("h"));
+    let row = bench.page(&own, &leases).await[0].row;
+    let fail = async |attempts, fresh| {
+        let waiting = Waiting {
+            row,
+            attempts,
+            wait: Duration::ZERO,
+            fresh,
+            suspect: false,
+            error: "failed".to_owned(),
+        };
+        let settlement = Settlement { leases: leases.clone(), retry: vec![waiting], ..Settlement::default() };
+        assert_eq!(harness.store().settle(&settlement).await.expect("the store answers").written, 1);
+    };
+    for attempts in 1..=3 {
+        fail(attempts, false).await;
+        bench.pass(SECOND * 4).await;
+    }
+    let failing = bench.page(&own, &leases).await[0].failing_for.expect("it failed");
+    assert!(failing >= SECOND * 12, "{failing:?}");
+    fail(0, true).await;
+    bench.pass(SECOND).await;
+    let failing = bench.page(&own, &leases).await[0].failing_for.expect("it failed");
+    assert!((SECOND..SECOND * 12).contains(&failing), "{failing:?}");
+}
+
 /// An ordered handler gets the messages of one key in the order in which they were stored, however many there are.
 pub async fn an_ordered_handler_gets_the_messages_of_a_key_in_order(harness: &impl Harness) {
     let (mut bench, test) = (Bench::new(harness), TestHandler::new());
@@ -230,6 +263,42 @@ pub async fn a_failed_message_holds_its_key_for_its_ordered_handler_alone(harnes
     bench.pass(SECOND * 2).await;
     once(&worker).await;
     held.assert_complete_and_in_order(&stored);
+}
+
+/// A message that waits holds those behind it of its key for whoever works next, too; but for no other handler, be it ordered or not.
+pub async fn a_failed_message_holds_its_key_for_the_next_worker_too(harness: &impl Harness) {
+    let (mut bench, test, other) = (Bench::new(harness), TestHandler::new(), TestHandler::new());
+    let free = TestHandler::new();
+    let all =
+        || handlers([plain("h", &test).ordered(), plain("other", &other).ordered(), plain("free", &free)]);
+    let routes = all().routes().clone();
+    let [first, second, third] = ["a1", "a2", "a3"].map(|payload| bench.message(Some("a"), payload));
+    bench.receive_all(&routes, &[first]).await;
+    for handler in [&test, &free] {
+        handler.script.set(|_| Call::Fail);
+    }
+    let worker = bench.worker(handlers([plain("h", &test).ordered(), plain("free", &free)])).build();
+    let worker = worker.expect("the settings are valid");
+    once(&worker).await;
+    assert_eq!(worker.release().await, 0);
+    // One by one, since a store may have another way for many.
+    bench.receive_all(&routes, &[second]).await;
+    bench.receive_all(&routes, &[third]).await;
+    for handler in [&test, &free] {
+        handler.script.set(|_| Call::Done);
+    }
+    let next = bench.worker(all()).build().expect("the settings are valid");
+    once(&next).await;
+    let done = |handler: &TestHandler| {
+        let mut done = handler.payloads();
+        done.sort_unstable();
+        done
+    };
+    assert_eq!((done(&test), done(&other)), (vec![], vec!["a1".to_owned(), "a2".into(), "a3".into()]));
+    assert_eq!(done(&free), ["a2", "a3"]);
+    bench.pass(SECOND).await;
+    once(&next).await;
+    assert_eq!((test.payloads(), done(&free)), (done(&other), done(&other)));
 }
 
 /// A handler without order goes on with the later messages of a key.
@@ -559,6 +628,25 @@ pub async fn a_new_handler_catches_up_with_what_is_stored(harness: &impl Harness
     assert_eq!(ids, stored.iter().chain(&later).map(Message::id).collect());
     assert_eq!(new.done().len(), 4);
     assert_eq!(worker.catch_up(&handler("new")).await.expect("the store answers"), 0, "nor what it handled");
+}
+
+/// A handler that catches up gets more than one call to the store leads to it, and of all its kinds.
+pub async fn a_new_handler_catches_up_with_more_than_a_page(harness: &impl Harness) {
+    let (mut bench, test) = (Bench::new(harness), TestHandler::new());
+    let before = handlers([plain::<crate::memory::MemoryInbox>("old", &test).on("other")]).routes().clone();
+    let page = MAX_LISTED as usize;
+    let messages: Vec<_> = (0..page * 2 + 5)
+        .map(|number| {
+            bench.message_of(if number < page + 3 { KIND } else { "other" }, None, &number.to_string())
+        })
+        .collect();
+    bench.receive_all(&before, &messages).await;
+    let new = handlers([plain("new", &test).on("other")]);
+    let worker = bench.worker(new).build().expect("the settings are valid");
+    let caught_up = worker.catch_up(&handler("new")).await.expect("the store answers");
+    assert_eq!(caught_up, messages.len() as u64);
+    let depth = harness.store().depth(&handler("new")).await.expect("the store answers");
+    assert_eq!(depth.pending, messages.len() as u64);
 }
 
 /// Dead letters are listed in their order, by handler, id, kind, key and reason, page by page.

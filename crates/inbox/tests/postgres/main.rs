@@ -5,11 +5,14 @@ mod common;
 mod conformance;
 mod dead;
 mod harness;
+#[path = "../processes/mod.rs"]
+mod ledger;
 mod migrations;
 mod pages;
 mod plans;
 mod pooled;
 mod pooler;
+mod processes;
 mod receiving;
 mod retention;
 mod roles;

@@ -6,7 +6,10 @@ mod conformance;
 mod dead;
 mod erasing;
 mod handling;
+#[path = "../processes/mod.rs"]
+mod ledger;
 mod pages;
+mod processes;
 mod receiving;
 mod routing;
 mod settling;

@@ -26,6 +26,11 @@ pub trait StreamHandler: Send + Sync + 'static {
         lent: &Lent<'_>,
         context: &BatchContext,
     ) -> impl Future<Output = BatchOutcome<(), Self::Error>> + Send;
+
+    /// Returns whether the store has it already that a message is done, when this handler says so. Then it is not written again.
+    fn ends_itself(&self) -> bool {
+        false
+    }
 }
 
 /// Makes any batch handler of messages a [`StreamHandler`].

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -344,14 +344,16 @@ where
         let tokens: BTreeMap<Shard, i64> =
             permits.iter().map(|permit| (permit.shard(), permit.token())).collect();
         let token = |row: RowId| tokens.get(&row.shard).copied().unwrap_or_default();
-        let settlement = settlement(&fates, &tokens);
+        let ended_itself = |fate: &Fate| matches!(fate, Fate::Done) && shared.handler.ends_itself();
+        let settlement = settlement(fates.iter().filter(|(_, fate)| !ended_itself(fate)), &tokens);
         let mut ended = Ended { rows: Vec::new(), sent: 0, retried: 0, dead: 0, lost: 0, refused, due: None };
-        let stale =
-            if fates.is_empty() { Some(Vec::new()) } else { write(shared, &settlement, permits).await };
+        let rows = settlement.done.len() + settlement.retry.len() + settlement.dead.len();
+        let stale = if rows == 0 { Some(Vec::new()) } else { write(shared, &settlement, permits).await };
         let mut lost_shards: Vec<Shard> = Vec::new();
         for (loaded, fate) in fates {
             let (row, key) = (loaded.row, loaded.key.clone());
-            if stale.as_ref().is_none_or(|stale| stale.contains(&row.shard)) {
+            let is_lost = stale.as_ref().is_none_or(|stale| stale.contains(&row.shard));
+            if is_lost && !ended_itself(&fate) {
                 ended.lost += 1;
                 if !lost_shards.contains(&row.shard) {
                     lost_shards.push(row.shard);
@@ -439,9 +441,13 @@ fn refused(words: &[Word]) -> Option<(Option<Duration>, String)> {
     Some((longest, said.unwrap_or_else(|| "the sender left everything untried".to_owned())))
 }
 
-fn settlement(fates: &[(Loaded, Fate)], tokens: &BTreeMap<Shard, i64>) -> Settlement {
-    let mut settlement = Settlement::default();
+fn settlement<'f>(
+    fates: impl Iterator<Item = &'f (Loaded, Fate)>,
+    tokens: &BTreeMap<Shard, i64>,
+) -> Settlement {
+    let (mut settlement, mut shards) = (Settlement::default(), BTreeSet::new());
     for (loaded, fate) in fates {
+        shards.insert(loaded.row.shard);
         let (row, attempts) = (loaded.row, loaded.attempts.spent());
         match fate {
             Fate::Done => settlement.done.push(row),
@@ -459,9 +465,6 @@ fn settlement(fates: &[(Loaded, Fate)], tokens: &BTreeMap<Shard, i64>) -> Settle
             }),
         }
     }
-    let mut shards: Vec<Shard> = fates.iter().map(|(loaded, _)| loaded.row.shard).collect();
-    shards.sort_unstable();
-    shards.dedup();
     settlement.leases =
         shards.into_iter().filter_map(|shard| Some(Lease { shard, token: *tokens.get(&shard)? })).collect();
     settlement
