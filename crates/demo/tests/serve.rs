@@ -75,7 +75,7 @@ async fn a_storm_loses_duplicates_and_reorders_nothing() {
 }
 
 #[tokio::test]
-async fn receipts_go_through_postgres_in_a_storm_too() {
+async fn receipts_go_through_postgres_too() {
     let Ok(url) = std::env::var(TEST_POSTGRES) else {
         assert!(
             std::env::var_os("CI").is_none(),
@@ -84,7 +84,7 @@ async fn receipts_go_through_postgres_in_a_storm_too() {
         eprintln!("skip: {TEST_POSTGRES} is not set; `cargo xtask test` sets it");
         return;
     };
-    let args = ["--events", "1000", "--seed", "7", "--faults", "storm", "--outbox", &url];
+    let args = ["--events", "1000", "--seed", "7", "--outbox", &url];
     let (output, report) = chain(&args).await;
     assert_whole(&output, &report, 1_000);
 }
