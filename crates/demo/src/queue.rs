@@ -71,7 +71,6 @@ impl ToApi {
         let builder = Queue::builder(file, handler)
             .max_items(100)
             .linger(Duration::from_millis(50))
-            .workers(4)
             .retry(retry_policy()?)
             .on_fault(move |fault| {
                 if let QueueFault::Dead { items, reason, error } = fault {
@@ -80,8 +79,9 @@ impl ToApi {
                 }
             });
         let builder = match kept {
-            Kept::Unordered => builder,
-            Kept::PerUser => builder.order_by(Event::ordering_key),
+            Kept::Unordered => builder.workers(4),
+            // Events that are pushed durably make small batches, so that a call takes several.
+            Kept::PerUser => builder.order_by(Event::ordering_key).workers(8).batches(50),
         };
         let builder = match server.recorder() {
             Some(recorder) => builder.name("durable").recorder(recorder),
