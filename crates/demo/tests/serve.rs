@@ -78,9 +78,9 @@ async fn a_storm_loses_duplicates_and_reorders_nothing() {
 }
 
 #[tokio::test]
-async fn receipts_go_through_postgres_too() {
+async fn receipts_go_through_postgres_in_a_storm_too() {
     let Some(database) = OwnDatabase::new().await else { return };
-    let args = ["--events", "400", "--seed", "7", "--outbox", &database.url];
+    let args = ["--events", "400", "--seed", "7", "--faults", "storm", "--outbox", &database.url];
     let (output, report) = chain(&args).await;
     assert_whole(&output, &report, 400);
     database.drop().await;

@@ -7,7 +7,8 @@ use relaykit_pipeline_traits::{
 };
 use relaykit_sql_store::judge::{Called, call};
 use relaykit_sql_store::stream::{
-    Depth, Lent, Page, ReadFrom, RowId, Settled, Settlement, StreamHandler, StreamStore, Suspicion,
+    Depth, Lent, OpenTransactions, Page, ReadFrom, RowId, Settled, Settlement, StreamHandler, StreamStore,
+    Suspicion,
 };
 use relaykit_sql_store::{Lease, StoreError, error_chain};
 
@@ -22,8 +23,13 @@ pub(crate) struct Deliveries<S> {
 }
 
 impl<S: InboxStore> StreamStore for Deliveries<S> {
-    fn page(&self, from: &[ReadFrom], limit: u32) -> impl Future<Output = Result<Page, StoreError>> + Send {
-        self.store.page(&self.handler, from, limit)
+    fn page(
+        &self,
+        from: &[ReadFrom],
+        open: &OpenTransactions,
+        limit: u32,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send {
+        self.store.page(&self.handler, from, open, limit)
     }
 
     fn settle(&self, settlement: &Settlement) -> impl Future<Output = Result<Settled, StoreError>> + Send {

@@ -36,8 +36,8 @@ pub use name::{HandlerKey, MAX_NAME_BYTES, Scope};
 pub use received::{IdConflict, ReceiveError, Received};
 pub use relaykit_sql_store::{
     DEFAULT_MAX_PAYLOAD_BYTES, DeadFilter, DeadReason, Depth, Limits, MAX_ADDED, MAX_LISTED,
-    MAX_PAYLOAD_BYTES, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, TooLarge, Unreadable,
-    Waiting,
+    MAX_PAYLOAD_BYTES, OpenTransactions, Page, ReadFrom, RowId, Seq, Settled, Settlement, Snapshot, Stored,
+    TooLarge, Unreadable, Waiting,
 };
 pub use retention::{Erased, MIN_IDS, Retention};
 pub use routes::{Route, Routes};

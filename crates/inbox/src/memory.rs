@@ -9,8 +9,8 @@ use relaykit_pipeline_traits::{
 };
 use relaykit_sql_store::judge::{Called, panic_text};
 use relaykit_sql_store::{
-    DeadFilter, DeadReason, Depth, Lease, Limits, MemoryLeaseStore, Page, ReadFrom, RowId, Seq, Settled,
-    Settlement, Shard, Shards, StoreError, Stored, Suspicion, Waiting, check_limit,
+    DeadFilter, DeadReason, Depth, Lease, Limits, MemoryLeaseStore, OpenTransactions, Page, ReadFrom, RowId,
+    Seq, Settled, Settlement, Shard, Shards, StoreError, Stored, Suspicion, Waiting, check_limit,
 };
 
 use crate::content::{digest_of, shard_of};
@@ -305,7 +305,13 @@ impl InboxStore for MemoryInbox {
             .collect())
     }
 
-    async fn page(&self, handler: &HandlerKey, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+    async fn page(
+        &self,
+        handler: &HandlerKey,
+        from: &[ReadFrom],
+        _: &OpenTransactions,
+        limit: u32,
+    ) -> Result<Page, StoreError> {
         let now = self.inner.clock.now();
         let state = self.lock();
         let mut page = Page::default();

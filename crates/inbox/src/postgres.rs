@@ -22,7 +22,7 @@
 //! | role | needs |
 //! |---|---|
 //! | receiver | `insert, select` on `<prefix>_messages`, `insert` on `<prefix>_deliveries`, `usage` on the sequences `<prefix>_messages_seq` and `<prefix>_deliveries_seq` |
-//! | worker | `select, insert, update, delete` on `<prefix>_messages`, `<prefix>_deliveries`, `<prefix>_dead` and `<prefix>_members`, `select, update` on `<prefix>_shards`, `usage` on `<prefix>_deliveries_seq` |
+//! | worker | `select, insert, update, delete` on `<prefix>_messages`, `<prefix>_deliveries`, `<prefix>_dead` and `<prefix>_members`, `select, update` on `<prefix>_shards`, `usage, select` on `<prefix>_deliveries_seq` |
 //! | whoever verifies, or starts with [`PgSchema::migrate`] on tables that are there | `select` on `<prefix>_schema` and `<prefix>_shards` |
 //! | migrator | `create` on the schema (and on the database, if the schema is missing); it owns the tables |
 //!

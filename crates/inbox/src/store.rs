@@ -3,8 +3,8 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{BatchContext, Message, MessageId};
 use relaykit_sql_store::judge::Called;
 use relaykit_sql_store::{
-    DeadFilter, Depth, Lease, LeaseStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, StoreError,
-    Suspicion,
+    DeadFilter, Depth, Lease, LeaseStore, OpenTransactions, Page, ReadFrom, RowId, Seq, Settled, Settlement,
+    StoreError, Suspicion,
 };
 
 use crate::dead::DeadLetter;
@@ -99,6 +99,7 @@ pub trait InboxStore: Clone + Send + Sync + 'static {
         &self,
         handler: &HandlerKey,
         from: &[ReadFrom],
+        open: &OpenTransactions,
         limit: u32,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 

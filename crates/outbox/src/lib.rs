@@ -25,6 +25,6 @@ pub use relay::{Relay, RelayBuilder, RelayEvent, RelaySummary};
 pub use relaykit_sql_store::{DEFAULT_MAX_PAYLOAD_BYTES, Limits, MAX_ADDED, MAX_PAYLOAD_BYTES, TooLarge};
 pub use retention::{Maintained, Retention, RetentionBuilder, Upkeep};
 pub use store::{
-    Depth, Dying, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion,
-    Unreadable, Waiting,
+    Depth, Dying, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Snapshot,
+    Stored, Suspicion, Unreadable, Waiting,
 };

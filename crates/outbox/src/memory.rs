@@ -9,7 +9,8 @@ use crate::added::{AddError, Added};
 use crate::content::{same, shard_of};
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
 use crate::store::{
-    Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Waiting,
+    Depth, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion,
+    Waiting,
 };
 use relaykit_sql_store::Limits;
 use relaykit_sql_store::error_text;
@@ -175,7 +176,7 @@ impl OutboxStore for MemoryOutbox {
         self.inner.leases.clone()
     }
 
-    async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+    async fn page(&self, from: &[ReadFrom], _: &OpenTransactions, limit: u32) -> Result<Page, StoreError> {
         let now = self.inner.clock.now();
         let state = self.lock();
         let mut page = Page::default();

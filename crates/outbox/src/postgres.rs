@@ -37,7 +37,7 @@
 //! | role | needs |
 //! |---|---|
 //! | writer | `insert, select` on `<prefix>_messages`, `usage` on the sequence `<prefix>_messages_seq` |
-//! | relay | `select, insert, update, delete` on `<prefix>_messages`, `<prefix>_dead` and `<prefix>_members`, `select, update` on `<prefix>_shards` |
+//! | relay | `select, insert, update, delete` on `<prefix>_messages`, `<prefix>_dead` and `<prefix>_members`, `select, update` on `<prefix>_shards`, `select` on the sequence `<prefix>_messages_seq` |
 //! | relay beside an archive | also `insert` on `<prefix>_archive`; the migration that makes it grants this to whoever may insert into `<prefix>_dead` |
 //! | whoever reads the archive | `select` on `<prefix>_archive` |
 //! | [`Retention`](crate::Retention) | to own `<prefix>_archive`, or be a member of the role that does; `create` on the schema |

@@ -14,7 +14,9 @@ use relaykit_sql_store::stream::{
 use relaykit_sql_store::{Instance, Lease, LeaseKeeper, StoreError, Wake};
 
 use crate::metrics::STREAM;
-use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
+use crate::store::{
+    Depth, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion,
+};
 
 pub use relaykit_sql_store::stream::{StreamEvent as RelayEvent, StreamSummary as RelaySummary};
 
@@ -160,8 +162,13 @@ where
 struct Rows<S>(S);
 
 impl<S: OutboxStore> StreamStore for Rows<S> {
-    fn page(&self, from: &[ReadFrom], limit: u32) -> impl Future<Output = Result<Page, StoreError>> + Send {
-        self.0.page(from, limit)
+    fn page(
+        &self,
+        from: &[ReadFrom],
+        open: &OpenTransactions,
+        limit: u32,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send {
+        self.0.page(from, open, limit)
     }
 
     fn settle(&self, settlement: &Settlement) -> impl Future<Output = Result<Settled, StoreError>> + Send {

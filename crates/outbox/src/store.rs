@@ -1,6 +1,7 @@
 use relaykit_pipeline_traits::{MessageId, OrderingKey};
 pub use relaykit_sql_store::{
-    Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable, Waiting,
+    Depth, Dying, OpenTransactions, Page, ReadFrom, RowId, Seq, Settled, Settlement, Snapshot, Stored,
+    Suspicion, Unreadable, Waiting,
 };
 use relaykit_sql_store::{Lease, LeaseStore, StoreError};
 
@@ -23,8 +24,14 @@ pub trait OutboxStore: Send + Sync + 'static {
     /// Returns where the leases are kept.
     fn leases(&self) -> Self::Leases;
 
-    /// Reads up to `limit` rows of each shard, in order.
-    fn page(&self, from: &[ReadFrom], limit: u32) -> impl Future<Output = Result<Page, StoreError>> + Send;
+    /// Reads up to `limit` rows of each shard, in order; from before what they ask for, if a transaction among `open` has ended that adds
+    /// there.
+    fn page(
+        &self,
+        from: &[ReadFrom],
+        open: &OpenTransactions,
+        limit: u32,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Notes of rows that they are about to be sent, before they are, or takes that back: under leases that still hold, in one
     /// transaction, and nothing under others. May be repeated. A replayed message has nothing noted.

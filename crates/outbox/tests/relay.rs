@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use relaykit_outbox::conformance::{Call, TestSender};
 use relaykit_outbox::{
-    BlockedKey, DeadFilter, DeadLetter, Depth, MemoryOutbox, OutboxStore, Page, ReadFrom, Relay,
-    RelayBuilder, RelayEvent, RelaySummary, RowId, Settled, Settlement, Suspicion,
+    BlockedKey, DeadFilter, DeadLetter, Depth, MemoryOutbox, OpenTransactions, OutboxStore, Page, ReadFrom,
+    Relay, RelayBuilder, RelayEvent, RelaySummary, RowId, Settled, Settlement, Suspicion,
 };
 use relaykit_pipeline_traits::{
     Clock, ManualClock, MemoryRecorder, Message, MessageId, Monotonic, OrderingKey, Rng, Sleep, SystemClock,
@@ -68,11 +68,11 @@ impl OutboxStore for Faulty {
         self.store.leases()
     }
 
-    async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+    async fn page(&self, from: &[ReadFrom], open: &OpenTransactions, limit: u32) -> Result<Page, StoreError> {
         if Self::fails(&self.faults.pages) {
             return Err(down("read messages"));
         }
-        self.store.page(from, limit).await
+        self.store.page(from, open, limit).await
     }
 
     async fn suspect(

@@ -49,8 +49,8 @@ pub use shard::{Shard, Shards};
 pub use sql::Sql;
 #[cfg(feature = "leases")]
 pub use stream::{
-    DeadFilter, DeadReason, Depth, Dying, MAX_LISTED, Page, ReadFrom, RowId, Seq, Settled, Settlement,
-    Stored, Suspicion, Unreadable, Waiting, check_limit,
+    DeadFilter, DeadReason, Depth, Dying, MAX_LISTED, OpenTransactions, Page, ReadFrom, RowId, Seq, Settled,
+    Settlement, Snapshot, Stored, Suspicion, Unreadable, Waiting, check_limit,
 };
 #[cfg(feature = "leases")]
 pub use wake::{Poller, PollerBuilder, Wake, Woken};

@@ -8,6 +8,7 @@ mod event;
 mod handler;
 mod lanes;
 mod metrics;
+mod open;
 mod page_size;
 mod row;
 mod run;
@@ -23,6 +24,7 @@ pub use engine::{Engine, Until};
 pub use event::StreamEvent;
 pub use handler::{Lent, Sender, StreamHandler};
 pub use metrics::StreamMetrics;
+pub use open::{OpenTransactions, Snapshot};
 pub use row::{
     Depth, Dying, Page, ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion, Unreadable, Waiting,
 };

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use relaykit_pipeline_traits::{ManualClock, Message, MessageId, OrderingKey, Rng, Timestamp};
 use relaykit_retry::{Backoff, Jitter, Policy};
-use relaykit_sql_store::{Instance, Lease, LeaseStore, ReadFrom, Seq, Stored};
+use relaykit_sql_store::{Instance, Lease, LeaseStore, OpenTransactions, ReadFrom, Seq, Stored};
 
 use super::test_handler::{Script, TestHandler};
 use crate::handler::{Handlers, Registration};
@@ -141,7 +141,12 @@ impl<'a, H: Harness> Bench<'a, H> {
     pub(super) async fn page(&self, handler: &HandlerKey, leases: &[Lease]) -> Vec<Stored> {
         let from: Vec<_> =
             leases.iter().map(|lease| ReadFrom { shard: lease.shard, after: Seq(0) }).collect();
-        self.harness.store().page(handler, &from, 100).await.expect("the store answers").rows
+        self.harness
+            .store()
+            .page(handler, &from, &OpenTransactions::default(), 100)
+            .await
+            .expect("the store answers")
+            .rows
     }
 }
 

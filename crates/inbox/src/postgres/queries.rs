@@ -57,13 +57,14 @@ pub(super) const KNOWN: &str =
     select m.message_id, m.digest from {messages} m where m.scope = $1 and m.message_id = a.id limit 1
 ) m";
 
-pub(super) const CREATE_PAGE: &str = "create function {page}(text, int[], bigint[], int)
+pub(super) const CREATE_PAGE: &str =
+    "create function {page}(text, int[], bigint[], int, bigint[], bigint[], bigint, bigint)
     returns table (out_shard int, out_seq bigint, out_id uuid, out_kind text, out_key text, out_payload bytea,
       out_headers text, out_occurred_at timestamptz, out_attempts int, out_age bigint, out_failing bigint,
-      out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_mark bigint,
-      out_settled bigint, out_suspicion smallint)";
+      out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_running bigint[],
+      out_next bigint, out_mark bigint, out_mark_place bigint, out_from bigint, out_suspicion smallint)";
 
-pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3, $4)";
+pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3, $4, $5, $6, $7, $8)";
 
 pub(super) const CREATE_SETTLE: &str = "create function {settle}(
       int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
@@ -83,16 +84,31 @@ pub(super) const CREATE_FINISH: &str = "create function {finish}(int[], bigint[]
 
 pub(super) const CALL_FINISH: &str = "select * from {finish}($1, $2, $3)";
 
-/// Reads pages of the handler `$1`, what is due, when more is, and the marks, all of one snapshot.
+/// Reads pages of the handler `$1`, what is due, when more is, and who adds what is not in sight, all of one snapshot.
 ///
-/// The mark is a transaction number drawn after the snapshot was taken. Whoever adds a delivery has its number before the
-/// delivery's place, so one that was not in sight and lies before one that was has a lower number than the mark.
-/// Without rows nothing depends on it, and an idle worker draws no numbers.
+/// It begins before the place that is asked for if a transaction has ended that was open before, and adds there.
+///
+/// The mark is a transaction number drawn after the snapshot was taken and after the place was read that was given last. Whoever adds
+/// a delivery has its number before the delivery's place, so all transactions from the mark on add behind that place.
+/// (The snapshot's own `xmax` is no such bound: it lies behind the last transaction that *ended*, and those that
+/// run may have higher numbers.) Without deliveries nothing depends on it, and an idle worker draws no numbers.
 ///
 /// `seq + 0` is what the index of pages has: by `seq`, the planner would now and then follow the primary key, through the
 /// deliveries of all other handlers.
 pub(super) const PAGE: &str = "with t as materialized (select pg_catalog.clock_timestamp() as now),
-asked as materialized (select * from unnest($2::int[], $3::bigint[]) as f(shard, after)),
+s as materialized (select pg_catalog.pg_current_snapshot() as now),
+came as materialized (
+    select min(o.place) as place from (
+        select o.place from s, unnest($5::bigint[], $6::bigint[]) as o(number, place)
+        where pg_catalog.pg_visible_in_snapshot(o.number::text::xid8, s.now)
+        union all
+        select $8::bigint from s where pg_catalog.pg_snapshot_xmax(s.now)::text::bigint > $7::bigint
+    ) o
+),
+asked as materialized (
+    select f.shard, least(f.after, c.place) as after
+    from unnest($2::int[], $3::bigint[]) as f(shard, after), came c
+),
 page as materialized (
     select d.* from asked f cross join t cross join lateral (
         select d.* from {deliveries} d
@@ -127,19 +143,24 @@ next as materialized (
           and w.retry_at < 'infinity'
         order by w.handler, w.shard, w.retry_at limit 1
     ) w
+),
+mark as materialized (
+    select q.last_value as place, case when q.last_value is not null then pg_catalog.pg_current_xact_id() end as number
+    from {deliveries_seq} q where exists (select from page)
 )
 select null::int, null::bigint, null::uuid, null::text, null::text, null::bytea, null::text, null::timestamptz,
   null::int, null::bigint, null::bigint, null::bool,
   array(select shard from due order by shard), array(select seq from due order by shard),
   (select ceil(extract(epoch from n.at - t.now) * 1000000)::bigint from next n, t),
-  case when exists (select from page) then pg_catalog.pg_current_xact_id()
-    else pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) end::text::bigint,
-  pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint, null::smallint
+  array(select x::text::bigint from s, pg_catalog.pg_snapshot_xip(s.now) as x),
+  (select pg_catalog.pg_snapshot_xmax(s.now)::text::bigint from s),
+  (select number::text::bigint from mark), (select place from mark), (select place from came), null::smallint
 union all
 (select p.shard, p.seq, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at,
   p.attempts, (extract(epoch from t.now - m.received_at) * 1000000)::bigint,
   (extract(epoch from t.now - p.first_failed_at) * 1000000)::bigint, p.retry_at is not null,
-  null::int[], null::bigint[], null::bigint, null::bigint, null::bigint, p.suspicion
+  null::int[], null::bigint[], null::bigint, null::bigint[], null::bigint, null::bigint, null::bigint, null::bigint,
+  p.suspicion
 from page p cross join t cross join lateral (
     select m.* from {messages} m where m.seq = p.message_seq limit 1
 ) m order by p.shard, p.seq)";

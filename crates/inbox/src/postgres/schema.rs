@@ -149,7 +149,7 @@ const MESSAGES: &str = "create sequence {messages_seq} as bigint cache 1;
     create index {=messages_erased} on {messages} (received_at) where payload is null;
     ";
 
-// A transaction gets its number (xid) before it draws a place, never after: what `Page::mark` says of rows that are not
+// A transaction gets its number (xid) before it draws a place, never after: what `Snapshot::mark` says of rows that are not
 // in sight rests on it. An identity column would draw first. `case` keeps the order.
 //
 // Vacuum comes early, since each delivery leaves a dead row; by a count, since the table's size tells nothing. The

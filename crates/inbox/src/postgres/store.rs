@@ -4,13 +4,13 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{BatchContext, Message, MessageId};
 use relaykit_sql_store::postgres::row::{RawMessage, attempts, count, duration, message_id, micros};
 use relaykit_sql_store::postgres::stream::{
-    SettlementColumns, bind_filter, lease_columns, read_from_columns, read_page, read_settled, readable,
+    PageColumns, SettlementColumns, bind_filter, lease_columns, read_page, read_settled, readable,
     row_columns,
 };
 use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, Statement};
 use relaykit_sql_store::{
-    DeadFilter, DeadReason, Depth, Lease, Limits, Names, Page, ReadFrom, RowId, Seq, Settled, Settlement,
-    Sql, StoreError, Suspicion, check_limit,
+    DeadFilter, DeadReason, Depth, Lease, Limits, Names, OpenTransactions, Page, ReadFrom, RowId, Seq,
+    Settled, Settlement, Sql, StoreError, Suspicion, check_limit,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -177,13 +177,18 @@ impl InboxStore for PgInboxStore {
         answers.ok_or_else(|| busy().into())
     }
 
-    async fn page(&self, handler: &HandlerKey, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+    async fn page(
+        &self,
+        handler: &HandlerKey,
+        from: &[ReadFrom],
+        open: &OpenTransactions,
+        limit: u32,
+    ) -> Result<Page, StoreError> {
         let (sql, handler) = (self.page.clone(), handler.clone());
-        let (shards, afters) = read_from_columns(from);
-        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let columns = PageColumns::new(from, open, limit);
         self.pool
             .run("read deliveries", move |conn: &mut PgConnection| {
-                let query = sql.query().bind(handler.as_str()).bind(&shards).bind(&afters).bind(limit);
+                let query = columns.bind(sql.query().bind(handler.as_str()));
                 Box::pin(async move { read_page(&query.fetch_all(conn).await?) })
             })
             .await

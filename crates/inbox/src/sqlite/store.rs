@@ -6,8 +6,8 @@ use futures_util::future::{Either, select};
 use relaykit_pipeline_traits::{BatchContext, Message, MessageId};
 use relaykit_sql_store::sqlite::{Database, PageQueries, SettleQueries, SqliteLeaseStore, Tables};
 use relaykit_sql_store::{
-    DeadFilter, Depth, Difference, Lease, Limits, Migrated, Names, Page, ReadFrom, RowId, Seq, Settled,
-    Settlement, Shards, StoreError, Suspicion, check_limit,
+    DeadFilter, Depth, Difference, Lease, Limits, Migrated, Names, OpenTransactions, Page, ReadFrom, RowId,
+    Seq, Settled, Settlement, Shards, StoreError, Suspicion, check_limit,
 };
 
 use super::dead::Letters;
@@ -126,7 +126,13 @@ impl InboxStore for SqliteInboxStore {
         Ok(write.await??)
     }
 
-    async fn page(&self, handler: &HandlerKey, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+    async fn page(
+        &self,
+        handler: &HandlerKey,
+        from: &[ReadFrom],
+        _: &OpenTransactions,
+        limit: u32,
+    ) -> Result<Page, StoreError> {
         let (pages, handler, from) = (self.pages.clone(), handler.clone(), from.to_vec());
         let read = self.tables.read("read messages", move |connection, now| {
             pages.read(connection, Some(handler.as_str()), &from, limit, now)

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use relaykit_inbox::postgres::{PgInbox, PgInboxStore, PgSchema};
 use relaykit_inbox::{
-    DeadReason, HandlerKey, IdConflict, InboxStore, Limits, Page, ReadFrom, Received, Route, Routes, RowId,
-    Scope, Seq, Settlement, Waiting,
+    DeadReason, HandlerKey, IdConflict, InboxStore, Limits, OpenTransactions, Page, ReadFrom, Received,
+    Route, Routes, RowId, Scope, Seq, Settlement, Waiting,
 };
 use relaykit_pipeline_traits::{Clock, Message, MessageBuilder, MessageId, Rng, SystemClock, Timestamp};
 use relaykit_sql_store::postgres::{Guarded, PgUuid, TestPostgres};
@@ -85,12 +85,23 @@ impl Inbox {
 
     /// Reads all shards from their beginnings.
     pub(crate) async fn page(&self, key: &str) -> Page {
-        self.store.page(&handler(key), &from_the_beginning(), 1000).await.unwrap()
+        self.store
+            .page(&handler(key), &from_the_beginning(), &OpenTransactions::default(), 1000)
+            .await
+            .unwrap()
+    }
+
+    /// Reads a handler's deliveries behind this place, as a worker does that has read them before.
+    pub(crate) async fn page_behind(&self, key: &str, after: Seq, open: &mut OpenTransactions) -> Page {
+        let from: Vec<_> = shards().all().map(|shard| ReadFrom { shard, after }).collect();
+        let page = self.store.page(&handler(key), &from, open, 1000).await.unwrap();
+        open.read(&page.snapshot);
+        page
     }
 
     /// Returns the ids that a page of a handler shows now.
     pub(crate) async fn ids(&self, key: &str) -> Vec<MessageId> {
-        self.page(key).await.rows.iter().map(|stored| stored.message.id()).collect()
+        on_page(&self.page(key).await)
     }
 
     /// Returns the place of a message's delivery to a handler.
@@ -156,6 +167,11 @@ impl Inbox {
 
 pub(crate) fn waiting(row: RowId, attempts: u32, wait: Duration) -> Waiting {
     Waiting { row, attempts, wait, fresh: false, suspect: false, error: "busy".to_owned() }
+}
+
+/// Returns the ids that are on a page.
+pub(crate) fn on_page(page: &Page) -> Vec<MessageId> {
+    ids(page.rows.iter().map(|stored| &stored.message))
 }
 
 pub(crate) fn from_the_beginning() -> Vec<ReadFrom> {

@@ -1,11 +1,14 @@
 use std::time::Duration;
 
-use relaykit_inbox::{DeadFilter, DeadReason, InboxStore, ReadFrom, Seq, Settled, Settlement, Waiting};
+use relaykit_inbox::{
+    DeadFilter, DeadReason, InboxStore, OpenTransactions, ReadFrom, Seq, Settled, Settlement, Waiting,
+};
 use relaykit_sql_store::{Dying, Lease, Suspicion};
 use sqlx::Connection;
 
 use crate::common::{
-    HOUR, Inbox, WAITS, from_the_beginning, handler, ids, keyed, message, scope, shards, take_all, waiting,
+    HOUR, Inbox, WAITS, from_the_beginning, handler, ids, keyed, message, on_page, scope, shards, take_all,
+    waiting,
 };
 
 #[tokio::test]
@@ -33,10 +36,10 @@ async fn a_delivery_that_waits_holds_the_later_ones_of_its_key_and_ordered_handl
     assert_eq!((retried.attempts, retried.waited, retried.failing_for.is_some()), (1, true, true));
     // One that is due but lies before the place from which the shard is read holds them as well.
     let from = ReadFrom { shard: retried.row.shard, after: retried.row.seq };
-    let behind = i.store.page(&handler("crm"), &[from], 10).await.unwrap();
+    let behind = i.store.page(&handler("crm"), &[from], &OpenTransactions::default(), 10).await.unwrap();
     assert!(!behind.rows.iter().any(|row| row.message.id() == a[2].id()));
     assert!(behind.due.contains(&retried.row) || behind.due[0].seq < retried.row.seq);
-    let behind = i.store.page(&handler("mail"), &[from], 10).await.unwrap();
+    let behind = i.store.page(&handler("mail"), &[from], &OpenTransactions::default(), 10).await.unwrap();
     assert!(behind.rows.iter().any(|row| row.message.id() == a[2].id()));
     i.clean().await;
 }
@@ -69,7 +72,7 @@ async fn due_is_the_first_of_a_shard_whose_wait_is_over_and_that_nobody_holds() 
     i.let_waits_end().await;
     let first = i.row("crm", &a[0]).await;
     let far = ReadFrom { shard: first.shard, after: Seq(i64::MAX) };
-    let page = i.store.page(&handler("crm"), &[far], 10).await.unwrap();
+    let page = i.store.page(&handler("crm"), &[far], &OpenTransactions::default(), 10).await.unwrap();
     assert_eq!((page.rows.len(), page.due, page.next_due), (0, vec![first], None));
     i.clean().await;
 }
@@ -82,26 +85,34 @@ async fn a_page_reads_each_shard_behind_its_place_up_to_its_limit() {
     let rows: Vec<_> = i.page("mail").await.rows.iter().map(|stored| stored.row).collect();
     assert_eq!(rows.len(), 200);
     assert!(rows.is_sorted());
-    let page = i.store.page(&handler("mail"), &from_the_beginning(), 7).await.unwrap();
+    let page =
+        i.store.page(&handler("mail"), &from_the_beginning(), &OpenTransactions::default(), 7).await.unwrap();
     for shard in shards().all() {
         let of_shard: Vec<_> = rows.iter().filter(|row| row.shard == shard).copied().collect();
         let told: Vec<_> = page.rows.iter().map(|row| row.row).filter(|row| row.shard == shard).collect();
         assert_eq!(told, of_shard[..7]);
         let from = ReadFrom { shard, after: of_shard[6].seq };
-        let next = i.store.page(&handler("mail"), &[from], 7).await.unwrap();
+        let next = i.store.page(&handler("mail"), &[from], &OpenTransactions::default(), 7).await.unwrap();
         assert_eq!(next.rows.iter().map(|row| row.row).collect::<Vec<_>>(), of_shard[7..14]);
     }
-    assert_eq!(i.store.page(&handler("mail"), &[], 7).await.unwrap().rows, []);
-    assert_eq!(i.store.page(&handler("nobody"), &from_the_beginning(), 7).await.unwrap().rows, []);
+    assert_eq!(i.store.page(&handler("mail"), &[], &OpenTransactions::default(), 7).await.unwrap().rows, []);
+    assert_eq!(
+        i.store
+            .page(&handler("nobody"), &from_the_beginning(), &OpenTransactions::default(), 7)
+            .await
+            .unwrap()
+            .rows,
+        []
+    );
     i.clean().await;
 }
 
 /// The transaction with the higher number (xid) has the lower place, and outlives the other.
 #[tokio::test]
-async fn a_delivery_that_comes_late_is_announced_by_mark_and_settled() {
+async fn a_delivery_that_comes_late_is_on_the_next_page_wherever_that_begins() {
     let Some(i) = Inbox::new().await else { return };
     let (mut old, mut young) = (i.connection().await, i.connection().await);
-    let (first, second) = (keyed("k"), keyed("k"));
+    let (first, second, third) = (keyed("k"), keyed("k"), keyed("k"));
     let mut older = old.begin().await.unwrap();
     sqlx::query("select pg_current_xact_id()").execute(&mut *older).await.unwrap();
     let mut younger = young.begin().await.unwrap();
@@ -109,13 +120,16 @@ async fn a_delivery_that_comes_late_is_announced_by_mark_and_settled() {
     i.inbox.receive(&mut older, &scope(), &second).await.unwrap();
     older.commit().await.unwrap();
 
-    let page = i.page("crm").await;
-    assert_eq!(page.rows.iter().map(|row| row.message.id()).collect::<Vec<_>>(), [second.id()]);
-    assert!(i.page("crm").await.settled < page.mark, "the place before is still open");
+    let mut open = OpenTransactions::default();
+    let page = i.page_behind("crm", Seq(0), &mut open).await;
+    assert_eq!(on_page(&page), [second.id()]);
+    let seen = page.rows[0].row.seq;
+    assert!(!on_page(&i.page_behind("crm", seen, &mut open).await).contains(&first.id()));
     younger.commit().await.unwrap();
-    // Other transactions on the server may be older still.
-    while i.page("crm").await.settled < page.mark {}
-    assert_eq!(i.ids("crm").await, [first.id(), second.id()]);
+    i.receive(std::slice::from_ref(&third)).await;
+    let page = i.page_behind("crm", seen, &mut open).await;
+    assert!(page.snapshot.from.is_some_and(|from| from < seen), "{page:?}");
+    assert_eq!(on_page(&page), [first.id(), second.id(), third.id()]);
     i.clean().await;
 }
 

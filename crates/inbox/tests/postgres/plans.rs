@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use relaykit_inbox::postgres::{PgInboxStore, PgTransactional, TransactionalHandler};
-use relaykit_inbox::{Committed, Delivery, InboxStore, Page, ReadFrom, Received, RowId, Seq, Settlement};
+use relaykit_inbox::{
+    Committed, Delivery, InboxStore, OpenTransactions, Page, ReadFrom, Received, RowId, Seq, Settlement,
+};
 use relaykit_pipeline_traits::{BatchContext, Message, Verdict};
 use relaykit_sql_store::Sql;
 use relaykit_sql_store::postgres::{Guarded, TestPostgres};
@@ -73,7 +75,7 @@ async fn measured(i: &Inbox, key: &str, from: &[ReadFrom], limit: u32) -> (Page,
     let pool = i.db.pool().max_connections(1).build().unwrap();
     let store = PgInboxStore::new(pool.clone(), &i.db.names("t"));
     let before = told(i, &pool).await;
-    let page = store.page(&handler(key), from, limit).await.unwrap();
+    let page = store.page(&handler(key), from, &OpenTransactions::default(), limit).await.unwrap();
     let after = told(i, &pool).await;
     pool.close().await;
     (page, after.0 - before.0, after.1 - before.1)
@@ -155,7 +157,7 @@ async fn settling_finishing_and_receiving_go_by_index_under_plans_made_when_the_
     i.db.execute(FILL).await;
 
     let from: Vec<_> = shards().all().map(|shard| ReadFrom { shard, after: Seq(0) }).collect();
-    let rows = store.page(&handler("crm"), &from, 51).await.unwrap().rows;
+    let rows = store.page(&handler("crm"), &from, &OpenTransactions::default(), 51).await.unwrap().rows;
     // What the page read is told first.
     let begun = told(&i, &pool).await;
     let settlement = Settlement {

@@ -1,7 +1,7 @@
 use relaykit_inbox::postgres::{PgInbox, PgInboxStore};
 use relaykit_inbox::{IdConflict, InboxStore, Limits, MAX_ADDED, ReceiveError, Received, Scope, Seq};
 use relaykit_pipeline_traits::{Message, Timestamp};
-use relaykit_sql_store::StoreError;
+use relaykit_sql_store::{OpenTransactions, StoreError};
 use sqlx::Connection;
 
 use crate::common::{Inbox, WAITS, ids, keyed, message, other, routes, scope, shards};
@@ -98,8 +98,15 @@ async fn a_list_is_answered_position_by_position_and_keeps_its_order() {
     assert_eq!(i.ids("crm").await, ids([&known, &a, &b, &c]));
     let many: Vec<_> = (0..2_000).map(|_| keyed("many")).collect();
     i.receive(&many).await;
-    let stored =
-        i.store.page(&crate::common::handler("crm"), &crate::common::from_the_beginning(), 3_000).await;
+    let stored = i
+        .store
+        .page(
+            &crate::common::handler("crm"),
+            &crate::common::from_the_beginning(),
+            &OpenTransactions::default(),
+            3_000,
+        )
+        .await;
     let told: Vec<_> = stored.unwrap().rows.iter().map(|row| row.message.id()).collect();
     assert_eq!(told.into_iter().filter(|id| ids(&many).contains(id)).collect::<Vec<_>>(), ids(&many));
     i.clean().await;

@@ -4,8 +4,8 @@ use std::time::Duration;
 use relaykit_inbox::sqlite::rusqlite::Connection;
 use relaykit_inbox::sqlite::{Database, SqliteInbox, SqliteInboxStore};
 use relaykit_inbox::{
-    DeadReason, Delivery, HandlerKey, IdConflict, InboxStore as _, Limits, Page, ReadFrom, Received, Route,
-    Routes, RowId, Scope, Seq, Settled, Settlement, Stored, Waiting,
+    DeadReason, Delivery, HandlerKey, IdConflict, InboxStore as _, Limits, OpenTransactions, Page, ReadFrom,
+    Received, Route, Routes, RowId, Scope, Seq, Settled, Settlement, Stored, Waiting,
 };
 use relaykit_pipeline_traits::{Clock as _, ManualClock, Message, MessageId, OrderingKey, Rng};
 use relaykit_sql_store::{Dying, Instance, Lease, LeaseStore as _, Names, Shard, Shards};
@@ -81,7 +81,7 @@ impl Harness {
 
     pub(crate) async fn page_after(&self, handler: &Route, after: i64, limit: u32) -> Page {
         let from: Vec<_> = self.shards.all().map(|shard| ReadFrom { shard, after: Seq(after) }).collect();
-        self.store.page(&handler.handler, &from, limit).await.unwrap()
+        self.store.page(&handler.handler, &from, &OpenTransactions::default(), limit).await.unwrap()
     }
 
     pub(crate) async fn page(&self, handler: &Route) -> Page {

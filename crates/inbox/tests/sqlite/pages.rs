@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use relaykit_inbox::sqlite::SqliteInboxStore;
-use relaykit_inbox::{Depth, InboxStore as _, Page, ReadFrom, Seq};
+use relaykit_inbox::{Depth, InboxStore as _, OpenTransactions, Page, ReadFrom, Seq};
 use relaykit_sql_store::{Difference, SchemaError, Shards, StoreError};
 
 use crate::common::{Harness, SECOND, crm, database, key, mail, names, row};
@@ -121,7 +121,11 @@ async fn pages_name_the_shards_they_were_asked_for_only() {
         h.receive("push", &format!("k{number}"), "x").await;
     }
     let shard = h.page(&crm()).await.rows[0].row.shard;
-    let page = h.store.page(&crm().handler, &[ReadFrom { shard, after: Seq(0) }], 100).await.unwrap();
+    let page = h
+        .store
+        .page(&crm().handler, &[ReadFrom { shard, after: Seq(0) }], &OpenTransactions::default(), 100)
+        .await
+        .unwrap();
     assert!(!page.rows.is_empty() && page.rows.len() < 40);
     assert!(page.rows.iter().all(|stored| stored.row.shard == shard));
 }

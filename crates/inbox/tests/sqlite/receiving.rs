@@ -3,7 +3,7 @@ use std::task::Poll;
 
 use relaykit_inbox::sqlite::rusqlite::{Connection, TransactionBehavior};
 use relaykit_inbox::sqlite::{SqliteInbox, migration_sql};
-use relaykit_inbox::{IdConflict, InboxStore as _, Limits, ReceiveError, Received, Scope};
+use relaykit_inbox::{IdConflict, InboxStore as _, Limits, ReceiveError, Received, Scope, Snapshot};
 use relaykit_pipeline_traits::{Classify as _, Message};
 use relaykit_sql_store::{Names, Shards, StoreError};
 
@@ -28,7 +28,7 @@ async fn a_message_is_stored_once_and_every_handler_of_its_kind_gets_it() {
     assert_eq!(h.ready(&mail()).await, ["1"]);
     let page = h.page(&mail()).await;
     assert_eq!(page.rows[0].message, push);
-    assert_eq!((page.mark, page.settled), (0, 0));
+    assert_eq!(page.snapshot, Snapshot::default());
     assert_eq!(h.number("select count(*) from inbox_messages"), 2);
     assert_eq!(h.number("select count(*) from inbox_messages where handlers = '[\"crm\",\"mail\"]'"), 1);
 }

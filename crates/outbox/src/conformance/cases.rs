@@ -5,7 +5,7 @@ use relaykit_pipeline_traits::{Message, MessageId};
 
 use super::harness::{Bench, Harness, LEASE, key, once};
 use super::sender::{Call, TestSender};
-use crate::store::{Dying, OutboxStore, ReadFrom, RowId, Seq, Settlement, Waiting};
+use crate::store::{Dying, OpenTransactions, OutboxStore, ReadFrom, RowId, Seq, Settlement, Waiting};
 use crate::{AddError, Added, DEFAULT_MAX_PAYLOAD_BYTES, DeadFilter, DeadReason, MAX_LISTED};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -174,7 +174,9 @@ pub async fn a_message_that_is_due_holds_its_key_until_it_is_read(harness: &impl
         let shards = relaykit_sql_store::Shards::new(16).expect("the count is within bounds");
         shards.all().map(|shard| ReadFrom { shard, after }).collect()
     };
-    let page = async |after: Seq| store.page(&everywhere(after), 10).await.expect("the store answers");
+    let page = async |after: Seq| {
+        store.page(&everywhere(after), &OpenTransactions::default(), 10).await.expect("the store answers")
+    };
     assert_eq!(page(Seq(0)).await.rows, [], "the first waits, and holds the second");
     assert!(page(Seq(0)).await.next_due.is_some_and(|due| due <= SECOND));
     bench.pass(SECOND * 2).await;
@@ -397,8 +399,14 @@ pub async fn what_is_settled_under_a_stale_lease_settles_nothing(harness: &impl 
     let store = harness.store();
     let old = bench.lease_all().await;
     let from: Vec<_> = old.iter().map(|lease| ReadFrom { shard: lease.shard, after: Seq(0) }).collect();
-    let rows: Vec<RowId> =
-        store.page(&from, 10).await.expect("the store answers").rows.iter().map(|row| row.row).collect();
+    let rows: Vec<RowId> = store
+        .page(&from, &OpenTransactions::default(), 10)
+        .await
+        .expect("the store answers")
+        .rows
+        .iter()
+        .map(|row| row.row)
+        .collect();
     let [one, two, three] = rows[..] else { panic!("{rows:?}") };
     bench.pass(LEASE + SECOND).await;
     let new = bench.lease_all().await;
@@ -439,7 +447,7 @@ pub async fn a_settlement_can_be_repeated(harness: &impl Harness) {
     let store = harness.store();
     let leases = bench.lease_all().await;
     let from: Vec<_> = leases.iter().map(|lease| ReadFrom { shard: lease.shard, after: Seq(0) }).collect();
-    let rows = store.page(&from, 10).await.expect("the store answers").rows;
+    let rows = store.page(&from, &OpenTransactions::default(), 10).await.expect("the store answers").rows;
     let dead = Dying { row: rows[1].row, attempts: 1, reason: DeadReason::Exhausted, error: String::new() };
     let settlement = Settlement { leases, done: vec![rows[0].row], retry: Vec::new(), dead: vec![dead] };
     assert_eq!(store.settle(&settlement).await.expect("the store answers").written, 2);

@@ -6,7 +6,9 @@ use relaykit_sql_store::Shards;
 use super::harness::{Bench, Harness, LEASE, once};
 use super::sender::{Call, TestSender};
 use crate::relay::{Relay, RelayBuilder};
-use crate::store::{Dying, OutboxStore, ReadFrom, RowId, Seq, Settlement, Stored, Suspicion, Waiting};
+use crate::store::{
+    Dying, OpenTransactions, OutboxStore, ReadFrom, RowId, Seq, Settlement, Stored, Suspicion, Waiting,
+};
 use crate::{DeadFilter, DeadReason};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -211,7 +213,8 @@ async fn cut_off<S: OutboxStore>(relay: &Relay<S, TestSender>, at: impl Fn() -> 
 async fn rows<S: OutboxStore>(store: &S) -> Vec<Stored> {
     let shards = Shards::new(16).expect("the count is within bounds");
     let from: Vec<_> = shards.all().map(|shard| ReadFrom { shard, after: Seq(0) }).collect();
-    let mut rows = store.page(&from, 100).await.expect("the store answers").rows;
+    let mut rows =
+        store.page(&from, &OpenTransactions::default(), 100).await.expect("the store answers").rows;
     rows.sort_unstable_by_key(|row| row.row.seq);
     rows
 }

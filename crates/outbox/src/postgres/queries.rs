@@ -3,13 +3,14 @@ pub(super) const CREATE_KNOWN: &str = "create function {known}(uuid[], text[], t
 
 pub(super) const CALL_KNOWN: &str = "select * from {known}($1, $2, $3, $4)";
 
-pub(super) const CREATE_PAGE: &str = "create function {page}(int[], bigint[], int)
+pub(super) const CREATE_PAGE: &str =
+    "create function {page}(int[], bigint[], int, bigint[], bigint[], bigint, bigint)
     returns table (out_shard int, out_seq bigint, out_id uuid, out_kind text, out_key text, out_payload bytea,
       out_headers text, out_occurred_at timestamptz, out_attempts int, out_age bigint, out_failing bigint,
-      out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_mark bigint,
-      out_settled bigint, out_suspicion smallint)";
+      out_waited bool, out_due_shards int[], out_due_seqs bigint[], out_next_due bigint, out_running bigint[],
+      out_next bigint, out_mark bigint, out_mark_place bigint, out_from bigint, out_suspicion smallint)";
 
-pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3)";
+pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3, $4, $5, $6, $7)";
 
 pub(super) const CREATE_SETTLE: &str = "create or replace function {settle}(
       int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
@@ -75,14 +76,28 @@ order by a.n
 on conflict do nothing
 returning message_id::text";
 
-/// Reads pages, what is due, when more is, and the marks, all of one snapshot.
+/// Reads pages, what is due, when more is, and who adds what is not in sight, all of one snapshot.
 ///
-/// The mark is a transaction number drawn after the snapshot was taken. Whoever adds a row has its number before
-/// the row's place, so a row that was not in sight and lies before one that was has a lower number than the mark.
+/// It begins before the place that is asked for if a transaction has ended that was open before, and adds there.
+///
+/// The mark is a transaction number drawn after the snapshot was taken and after the place was read that was given last. Whoever adds
+/// a row has its number before the row's place, so all transactions from the mark on add behind that place.
 /// (The snapshot's own `xmax` is no such bound: it lies behind the last transaction that *ended*, and those that
 /// run may have higher numbers.) Without rows nothing depends on it, and an idle relay draws no numbers.
 pub(super) const PAGE: &str = "with t as materialized (select pg_catalog.clock_timestamp() as now),
-asked as materialized (select * from unnest($1::int[], $2::bigint[]) as f(shard, after)),
+s as materialized (select pg_catalog.pg_current_snapshot() as now),
+came as materialized (
+    select min(o.place) as place from (
+        select o.place from s, unnest($4::bigint[], $5::bigint[]) as o(number, place)
+        where pg_catalog.pg_visible_in_snapshot(o.number::text::xid8, s.now)
+        union all
+        select $7::bigint from s where pg_catalog.pg_snapshot_xmax(s.now)::text::bigint > $6::bigint
+    ) o
+),
+asked as materialized (
+    select f.shard, least(f.after, c.place) as after
+    from unnest($1::int[], $2::bigint[]) as f(shard, after), came c
+),
 page as materialized (
     select m.* from asked f cross join t cross join lateral (
         select m.* from {messages} m
@@ -115,19 +130,24 @@ next as materialized (
         where w.shard = f.shard and w.retry_at is not null and w.retry_at > t.now and w.retry_at < 'infinity'
         order by w.shard, w.retry_at limit 1
     ) w
+),
+mark as materialized (
+    select q.last_value as place, case when q.last_value is not null then pg_catalog.pg_current_xact_id() end as number
+    from {messages_seq} q where exists (select from page)
 )
 select null::int, null::bigint, null::uuid, null::text, null::text, null::bytea, null::text, null::timestamptz,
   null::int, null::bigint, null::bigint, null::bool,
   array(select shard from due order by shard), array(select seq from due order by shard),
   (select ceil(extract(epoch from n.at - t.now) * 1000000)::bigint from next n, t),
-  case when exists (select from page) then pg_catalog.pg_current_xact_id()
-    else pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) end::text::bigint,
-  pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint, null::smallint
+  array(select x::text::bigint from s, pg_catalog.pg_snapshot_xip(s.now) as x),
+  (select pg_catalog.pg_snapshot_xmax(s.now)::text::bigint from s),
+  (select number::text::bigint from mark), (select place from mark), (select place from came), null::smallint
 union all
 (select p.shard, p.seq, p.message_id, p.kind, p.ordering_key, p.payload, p.headers, p.occurred_at,
   p.attempts, (extract(epoch from t.now - p.added_at) * 1000000)::bigint,
   (extract(epoch from t.now - p.first_failed_at) * 1000000)::bigint, p.retry_at is not null,
-  null::int[], null::bigint[], null::bigint, null::bigint, null::bigint, p.suspicion
+  null::int[], null::bigint[], null::bigint, null::bigint[], null::bigint, null::bigint, null::bigint, null::bigint,
+  p.suspicion
 from page p cross join t order by p.shard, p.seq)";
 
 /// Follows [`FENCE`](relaykit_sql_store::FENCE).

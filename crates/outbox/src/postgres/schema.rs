@@ -150,7 +150,7 @@ static MIGRATIONS: [Migration; 1] = [Migration {
     ],
 }];
 
-// A transaction gets its number (xid) before it draws a place, never after: what `Page::mark` says of rows that are not
+// A transaction gets its number (xid) before it draws a place, never after: what `Snapshot::mark` says of rows that are not
 // in sight rests on it. An identity column would draw first. `case` keeps the order.
 //
 // Vacuum comes early, since each message leaves a dead row; by a count, since the table's size tells nothing. The

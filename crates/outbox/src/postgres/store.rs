@@ -1,7 +1,7 @@
 use relaykit_pipeline_traits::{MessageId, OrderingKey};
 use relaykit_sql_store::postgres::row::{RawMessage, attempts, count, duration, message_id};
 use relaykit_sql_store::postgres::stream::{
-    SettlementColumns, bind_filter, lease_columns, read_from_columns, read_page, read_settled, readable,
+    PageColumns, SettlementColumns, bind_filter, lease_columns, read_page, read_settled, readable,
     row_columns,
 };
 use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, Statement};
@@ -11,7 +11,9 @@ use sqlx::{PgConnection, Row};
 
 use super::queries;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, DeadReason, check_limit};
-use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Suspicion};
+use crate::store::{
+    Depth, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settled, Settlement, Suspicion,
+};
 
 /// An outbox's messages in Postgres, for the relay and for operators. Cheap to clone.
 ///
@@ -90,17 +92,12 @@ impl OutboxStore for PgOutboxStore {
         self.leases.clone()
     }
 
-    async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
-        let sql = self.page.clone();
-        let (shards, afters) = read_from_columns(from);
-        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    async fn page(&self, from: &[ReadFrom], open: &OpenTransactions, limit: u32) -> Result<Page, StoreError> {
+        let (sql, columns) = (self.page.clone(), PageColumns::new(from, open, limit));
         self.pool
             .run("read messages", move |conn: &mut PgConnection| {
-                let (sql, shards, afters) = (sql.clone(), shards.clone(), afters.clone());
-                Box::pin(async move {
-                    let rows = sql.query().bind(shards).bind(afters).bind(limit).fetch_all(conn).await?;
-                    read_page(&rows)
-                })
+                let query = columns.bind(sql.query());
+                Box::pin(async move { read_page(&query.fetch_all(conn).await?) })
             })
             .await
     }

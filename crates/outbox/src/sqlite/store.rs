@@ -9,7 +9,9 @@ use super::page::pages;
 use super::schema::{archive_schema, schema};
 use super::settle::settle;
 use crate::dead::{BlockedKey, DeadFilter, DeadLetter, check_limit};
-use crate::store::{Depth, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
+use crate::store::{
+    Depth, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Settled, Settlement, Suspicion,
+};
 use relaykit_sql_store::Limits;
 
 /// Messages in a SQLite file that the application writes too, through connections of its own. Cheap to clone.
@@ -113,7 +115,7 @@ impl OutboxStore for SqliteOutboxStore {
         SqliteLeaseStore::new(self.tables.database().clone(), self.tables.schema().names())
     }
 
-    async fn page(&self, from: &[ReadFrom], limit: u32) -> Result<Page, StoreError> {
+    async fn page(&self, from: &[ReadFrom], _: &OpenTransactions, limit: u32) -> Result<Page, StoreError> {
         let (pages, from) = (self.pages.clone(), from.to_vec());
         self.tables
             .read("read messages", move |connection, now| pages.read(connection, None, &from, limit, now))

@@ -2,8 +2,8 @@ use relaykit_outbox::postgres::PgOutbox;
 use relaykit_outbox::{AddError, Added, Limits, OutboxStore};
 use relaykit_pipeline_traits::uuid::Uuid;
 use relaykit_pipeline_traits::{Classify, Message, MessageId, Rng, Timestamp};
-use relaykit_sql_store::Sql;
 use relaykit_sql_store::postgres::PgUuid;
+use relaykit_sql_store::{OpenTransactions, Sql};
 use sqlx::{Connection, PgConnection};
 
 use crate::common::{Outbox, from_the_beginning, keyed, message, shards};
@@ -132,7 +132,7 @@ async fn a_list_keeps_its_order() {
     let mut told = Vec::new();
     let mut from = from_the_beginning();
     loop {
-        let page = o.store.page(&from, 300).await.unwrap();
+        let page = o.store.page(&from, &OpenTransactions::default(), 300).await.unwrap();
         let Some(last) = page.rows.last() else { break };
         assert!(page.rows.len() <= 300);
         from = vec![relaykit_outbox::ReadFrom { shard: last.row.shard, after: last.row.seq }];
@@ -300,7 +300,7 @@ async fn rust_the_function_and_the_statement_write_the_same_row() {
         let (store, mut expected) = (o.store.clone(), messages.clone());
         expected.sort_by_key(Message::id);
         async move {
-            let page = store.page(&from_the_beginning(), 1000).await.unwrap();
+            let page = store.page(&from_the_beginning(), &OpenTransactions::default(), 1000).await.unwrap();
             assert_eq!(page.unreadable, [], "seed {seed}");
             for stored in &page.rows {
                 let message = &stored.message;

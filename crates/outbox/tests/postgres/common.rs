@@ -4,7 +4,8 @@ use std::time::Duration;
 use relaykit_outbox::conformance::Harness;
 use relaykit_outbox::postgres::{PgOutbox, PgOutboxStore, PgSchema};
 use relaykit_outbox::{
-    AddError, Added, Dying, Limits, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement, Waiting,
+    AddError, Added, Dying, Limits, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement,
+    Waiting,
 };
 use relaykit_pipeline_traits::{
     Clock, ManualClock, Message, MessageBuilder, MessageId, OrderingKey, Rng, SystemClock, Timestamp,
@@ -129,15 +130,24 @@ impl Outbox {
         self.page_of(1000).await
     }
 
+    /// Reads them behind this place, as a relay does that has read them before.
+    pub(crate) async fn page_behind(&self, after: Seq, open: &mut OpenTransactions) -> Page {
+        let behind = |lease: &Lease| ReadFrom { shard: lease.shard, after };
+        let from: Vec<_> = self.leases.iter().map(behind).collect();
+        let page = self.store.page(&from, open, 1000).await.unwrap();
+        open.read(&page.snapshot);
+        page
+    }
+
     pub(crate) async fn page_of(&self, limit: u32) -> Page {
         let of_mine = |lease: &Lease| ReadFrom { shard: lease.shard, after: Seq(0) };
         let from: Vec<_> = self.leases.iter().map(of_mine).collect();
-        self.store.page(&from, limit).await.unwrap()
+        self.store.page(&from, &OpenTransactions::default(), limit).await.unwrap()
     }
 
     /// Returns the ids that a page shows now.
     pub(crate) async fn ids(&self) -> Vec<MessageId> {
-        self.page().await.rows.iter().map(|stored| stored.message.id()).collect()
+        ids(&self.page().await)
     }
 
     pub(crate) async fn row(&self, message: &Message) -> RowId {
@@ -259,6 +269,11 @@ impl Harness for Outbox {
 
 pub(crate) fn waiting(row: RowId, attempts: u32, wait: Duration) -> Waiting {
     Waiting { row, attempts, wait, fresh: false, suspect: false, error: "busy".to_owned() }
+}
+
+/// Returns the ids that are on a page.
+pub(crate) fn ids(page: &Page) -> Vec<MessageId> {
+    page.rows.iter().map(|stored| stored.message.id()).collect()
 }
 
 pub(crate) fn from_the_beginning() -> Vec<ReadFrom> {

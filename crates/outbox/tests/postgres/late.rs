@@ -41,6 +41,39 @@ async fn a_relay_sends_a_row_that_comes_in_sight_late() {
     o.clean().await;
 }
 
+/// While a transaction was open, others were sent that lie behind its message. When it has ended, the next message of its key is added
+/// and found at once.
+#[tokio::test]
+async fn a_key_is_in_order_also_if_a_transaction_commits_late() {
+    let Some(o) = Outbox::for_relays().await else { return };
+    let sender = relaykit_outbox::conformance::TestSender::new();
+    let mut bench = relaykit_outbox::conformance::Bench::new(&o);
+    let relay = bench.relay(&sender).build().unwrap();
+    let mut slow = o.db.connection().await;
+    let mut slow = slow.begin().await.unwrap();
+    o.outbox.add(&mut slow, &with_payload("a", "first")).await.unwrap();
+    // Many keys, so that some lie in the shard of `a`.
+    let others: Vec<_> = (0..100).map(|n| with_payload(&format!("b{n}"), "other")).collect();
+    o.add_all(&others).await;
+    let (wake, clock) = (relay.wake(), o.clock.clone());
+    let steps = async {
+        while sender.payloads().len() < others.len() {
+            tokio::task::yield_now().await;
+            clock.advance(std::time::Duration::from_millis(1));
+        }
+        slow.commit().await.unwrap();
+        // The clock stands still: nothing but the nudge makes the relay look.
+        o.add(&with_payload("a", "second")).await;
+        wake.nudge();
+        while !sender.payloads().contains(&"second".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    relay.run(steps).await;
+    assert_eq!(sender.payloads()[others.len()..], ["first", "second"]);
+    o.clean().await;
+}
+
 #[tokio::test]
 async fn a_row_that_cannot_be_read_is_set_aside_and_its_key_goes_on() {
     let Some(o) = Outbox::for_relays().await else { return };

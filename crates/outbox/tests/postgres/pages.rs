@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use relaykit_outbox::{OutboxStore, ReadFrom, Seq};
+use relaykit_outbox::{OpenTransactions, OutboxStore, ReadFrom, Seq};
 use sqlx::Connection;
 
-use crate::common::{HOUR, Outbox, id, key, keyed, message, shards};
+use crate::common::{HOUR, Outbox, id, ids, key, keyed, message, shards};
 
 #[tokio::test]
 async fn a_row_that_waits_holds_the_later_ones_of_its_key_alone() {
@@ -57,7 +57,7 @@ async fn due_is_the_first_row_of_a_shard_whose_wait_is_over_and_that_nobody_hold
 
     // Whatever was read already, it is due; but only shards that were asked for count.
     let far = ReadFrom { shard: in_a, after: Seq(i64::MAX) };
-    let page = o.store.page(&[far], 10).await.unwrap();
+    let page = o.store.page(&[far], &OpenTransactions::default(), 10).await.unwrap();
     assert_eq!((page.rows.len(), page.due), (0, vec![o.row(&a[0]).await]));
     o.clean().await;
 }
@@ -98,40 +98,45 @@ async fn a_page_reads_each_shard_behind_its_place_up_to_its_limit() {
         let told: Vec<_> =
             page.rows.iter().map(|stored| stored.row).filter(|row| row.shard == shard).collect();
         assert_eq!(told, of_shard[..7]);
-        let page = o.store.page(&[ReadFrom { shard, after: of_shard[6].seq }], 7).await.unwrap();
+        let page = o
+            .store
+            .page(&[ReadFrom { shard, after: of_shard[6].seq }], &OpenTransactions::default(), 7)
+            .await
+            .unwrap();
         assert_eq!(page.rows.iter().map(|stored| stored.row).collect::<Vec<_>>(), of_shard[7..14]);
     }
-    assert_eq!(o.store.page(&[], 7).await.unwrap().rows, []);
+    assert_eq!(o.store.page(&[], &OpenTransactions::default(), 7).await.unwrap().rows, []);
     o.clean().await;
 }
 
 /// A transaction that draws a lower place commits after one with a higher place was read.
 #[tokio::test]
-async fn a_row_that_comes_late_is_announced_by_mark_and_settled() {
+async fn a_row_that_comes_late_is_on_the_next_page_wherever_that_begins() {
     let Some(o) = Outbox::new().await else { return };
     let (mut early, mut late) = (o.connection().await, o.connection().await);
-    let (first, second) = (keyed("k"), keyed("k"));
+    let (first, second, third) = (keyed("k"), keyed("k"), keyed("k"));
     let mut tx = early.begin().await.unwrap();
     o.outbox.add(&mut tx, &first).await.unwrap();
     o.outbox.add(&mut late, &second).await.unwrap();
 
-    let page = o.page().await;
-    assert_eq!(page.rows.iter().map(|stored| stored.message.id()).collect::<Vec<_>>(), [second.id()]);
-    let (mark, seen) = (page.mark, page.rows[0].row);
-    assert!(o.page().await.settled < mark);
+    let mut open = OpenTransactions::default();
+    let page = o.page_behind(Seq(0), &mut open).await;
+    assert_eq!(ids(&page), [second.id()]);
+    let seen = page.rows[0].row.seq;
+    assert!(!ids(&o.page_behind(seen, &mut open).await).contains(&first.id()));
     tx.commit().await.unwrap();
-    // Other transactions on the server may be older still.
-    while o.page().await.settled < mark {}
-    let before = o.row(&first).await;
-    assert!(before.shard == seen.shard && before.seq < seen.seq);
-    assert_eq!(o.ids().await, [first.id(), second.id()]);
+    o.add(&third).await;
+    let page = o.page_behind(seen, &mut open).await;
+    assert!(page.snapshot.from.is_some_and(|from| from < seen), "{page:?}");
+    assert_eq!(ids(&page), [first.id(), second.id(), third.id()]);
+    assert!(page.rows[0].row.seq < seen);
     o.clean().await;
 }
 
-/// The transaction with the higher number (xid) has the lower place, and outlives the other: the snapshot's `xmax` is
-/// just its number, so it would not be "before" that.
+/// The transaction with the higher number (xid) has the lower place, and outlives the other: no snapshot lists it as running, since
+/// none with a higher number has ended.
 #[tokio::test]
-async fn a_row_that_comes_late_from_a_younger_transaction_is_announced_too() {
+async fn a_row_that_comes_late_from_a_younger_transaction_is_on_the_next_page_too() {
     let Some(o) = Outbox::new().await else { return };
     let (mut old, mut young) = (o.connection().await, o.connection().await);
     let (first, second) = (keyed("k"), keyed("k"));
@@ -142,12 +147,31 @@ async fn a_row_that_comes_late_from_a_younger_transaction_is_announced_too() {
     o.outbox.add(&mut older, &second).await.unwrap();
     older.commit().await.unwrap();
 
-    let page = o.page().await;
-    assert_eq!(page.rows.iter().map(|stored| stored.message.id()).collect::<Vec<_>>(), [second.id()]);
-    assert!(o.page().await.settled < page.mark, "the place before {:?} is still open", page.rows[0].row);
+    let mut open = OpenTransactions::default();
+    let page = o.page_behind(Seq(0), &mut open).await;
+    assert_eq!(ids(&page), [second.id()]);
     younger.commit().await.unwrap();
-    while o.page().await.settled < page.mark {}
-    assert_eq!(o.ids().await, [first.id(), second.id()]);
+    assert_eq!(ids(&o.page_behind(page.rows[0].row.seq, &mut open).await)[0], first.id());
+    o.clean().await;
+}
+
+/// What a transaction adds that began after a page was read lies behind all places given until then: when it ends, nothing before
+/// them is read again.
+#[tokio::test]
+async fn a_transaction_that_began_later_has_no_row_before_what_was_read() {
+    let Some(o) = Outbox::new().await else { return };
+    o.add_to("k", 3).await;
+    let mut open = OpenTransactions::default();
+    let last = o.page_behind(Seq(0), &mut open).await.rows[2].row.seq;
+    let mut conn = o.connection().await;
+    let mut tx = conn.begin().await.unwrap();
+    o.outbox.add(&mut tx, &keyed("other")).await.unwrap();
+    o.page_behind(Seq(0), &mut open).await;
+    let sql = "select pg_current_xact_id()::text::bigint";
+    let number = sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *tx).await.unwrap().cast_unsigned();
+    let place = open.running().find(|(running, _)| *running == number).or(open.next());
+    assert!(place.is_some_and(|(_, place)| place >= last), "{number} of {open:?} adds behind {last}");
+    tx.rollback().await.unwrap();
     o.clean().await;
 }
 

@@ -1,7 +1,7 @@
 //! Pages are read by index, whatever else is in the table, and whatever the planner last knew of it.
 
 use relaykit_outbox::postgres::PgOutboxStore;
-use relaykit_outbox::{OutboxStore, Page, ReadFrom, RowId, Seq, Settlement};
+use relaykit_outbox::{OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement};
 use relaykit_sql_store::Sql;
 use relaykit_sql_store::postgres::Guarded;
 
@@ -28,7 +28,7 @@ async fn measured(o: &Outbox, from: &[ReadFrom], limit: u32) -> (Page, i64, i64)
     let pool = o.db.pool().max_connections(1).build().unwrap();
     let store = PgOutboxStore::new(pool.clone(), &o.db.names("t"));
     let before = (o.number(TOUCHED).await, o.number(SCANNED).await);
-    let page = store.page(from, limit).await.unwrap();
+    let page = store.page(from, &OpenTransactions::default(), limit).await.unwrap();
     flush(o, &pool).await;
     pool.close().await;
     let after = (o.number(TOUCHED).await, o.number(SCANNED).await);

@@ -11,9 +11,10 @@ pub(crate) const WRITER: [&str; 2] =
     ["grant insert, select on {messages} to {role}", "grant usage on sequence {messages_seq} to {role}"];
 
 /// What a relay needs.
-pub(crate) const RELAY: [&str; 2] = [
+pub(crate) const RELAY: [&str; 3] = [
     "grant select, insert, update, delete on {messages}, {dead}, {members} to {role}",
     "grant select, update on {shards} to {role}",
+    "grant select on sequence {messages_seq} to {role}",
 ];
 
 /// What a migrator needs.

@@ -1,7 +1,7 @@
 use relaykit_outbox::OutboxStore as _;
 use relaykit_outbox::sqlite::rusqlite::{Connection, TransactionBehavior};
 use relaykit_outbox::sqlite::{SqliteOutbox, migration_sql};
-use relaykit_outbox::{AddError, Added, Limits, ReadFrom, Seq};
+use relaykit_outbox::{AddError, Added, Limits, OpenTransactions, ReadFrom, Seq, Snapshot};
 use relaykit_pipeline_traits::{Classify as _, Message};
 use relaykit_sql_store::{Shards, StoreError};
 
@@ -23,7 +23,7 @@ async fn what_is_rolled_back_is_never_sent_and_what_is_committed_is_seen_at_once
     }
     let page = h.page().await;
     assert_eq!(page.rows[0].message, message);
-    assert_eq!((page.mark, page.settled), (0, 0));
+    assert_eq!(page.snapshot, Snapshot::default());
 }
 
 #[tokio::test]
@@ -206,6 +206,7 @@ async fn pages_name_the_shards_they_were_asked_for_only() {
         h.add(&format!("k{number}"), "x");
     }
     let shard = h.page().await.rows[0].row.shard;
-    let page = h.store.page(&[ReadFrom { shard, after: Seq(0) }], 100).await.unwrap();
+    let page =
+        h.store.page(&[ReadFrom { shard, after: Seq(0) }], &OpenTransactions::default(), 100).await.unwrap();
     assert!(!page.rows.is_empty() && page.rows.iter().all(|stored| stored.row.shard == shard));
 }

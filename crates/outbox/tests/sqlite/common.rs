@@ -4,7 +4,9 @@ use std::time::Duration;
 use relaykit_outbox::sqlite::rusqlite::Connection;
 use relaykit_outbox::sqlite::{Database, SqliteOutbox, SqliteOutboxStore};
 use relaykit_outbox::{DeadReason, Settled};
-use relaykit_outbox::{Dying, Limits, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement, Waiting};
+use relaykit_outbox::{
+    Dying, Limits, OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement, Waiting,
+};
 use relaykit_pipeline_traits::{Clock as _, ManualClock, Message, MessageId, OrderingKey, Rng};
 use relaykit_sql_store::{Instance, Lease, LeaseStore as _, Names, Shard, Shards};
 use tempfile::TempDir;
@@ -70,7 +72,7 @@ impl Harness {
 
     pub(crate) async fn page_after(&self, after: i64, limit: u32) -> Page {
         let from: Vec<_> = self.shards.all().map(|shard| ReadFrom { shard, after: Seq(after) }).collect();
-        self.store.page(&from, limit).await.unwrap()
+        self.store.page(&from, &OpenTransactions::default(), limit).await.unwrap()
     }
 
     pub(crate) async fn page(&self) -> Page {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use relaykit_outbox::sqlite::{Database, SqliteOutbox, SqliteOutboxStore};
 use relaykit_outbox::{AddError, DeadReason, Dying, Limits, OutboxStore as _, Settlement};
 use relaykit_pipeline_traits::{Classify as _, ManualClock, Message, MessageId, Rng, Timestamp};
-use relaykit_sql_store::{Shards, StoreError};
+use relaykit_sql_store::{OpenTransactions, Shards, StoreError};
 
 use crate::common::{Harness, connect, database, names, row};
 
@@ -226,7 +226,7 @@ async fn a_file_that_was_moved_away_is_neither_written_nor_read() {
     assert_eq!(h.ready().await, ["1"]);
     std::fs::rename(h.path(), h.directory.path().join("moved.db")).unwrap();
     h.clock.advance(Duration::from_secs(2));
-    let error = h.store.page(&[], 1).await.unwrap_err();
+    let error = h.store.page(&[], &OpenTransactions::default(), 1).await.unwrap_err();
     assert!(matches!(error, StoreError::Rejected { .. }), "{error}");
     assert!(h.store.settle(&h.settlement()).await.is_err());
 }

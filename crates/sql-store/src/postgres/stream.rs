@@ -6,8 +6,8 @@ use sqlx::{Postgres, Row};
 use super::codec::PgUuid;
 use super::row::{RawMessage, attempts, count, duration, micros, row_id, shard, stored_attempts};
 use crate::{
-    DeadFilter, DeadReason, Lease, Page, ReadFrom, RowId, Seq, Settled, Settlement, Shard, Stored, Suspicion,
-    Unreadable, error_text,
+    DeadFilter, DeadReason, Lease, OpenTransactions, Page, ReadFrom, RowId, Seq, Settled, Settlement, Shard,
+    Snapshot, Stored, Suspicion, Unreadable, error_text,
 };
 
 /// What begins the body of a function that reads or writes rows of a stream: the statement follows, then [`BY_INDEX_END`].
@@ -107,10 +107,43 @@ pub fn bind_filter(
         .bind(limit)
 }
 
-/// Takes places in shards apart into two columns.
-#[must_use]
-pub fn read_from_columns(from: &[ReadFrom]) -> (Vec<i32>, Vec<i64>) {
-    columns(from.iter().map(|from| (from.shard, from.after)))
+/// What a page is asked for with, column by column.
+#[derive(Debug)]
+pub struct PageColumns {
+    from: (Vec<i32>, Vec<i64>),
+    limit: i32,
+    open: (Vec<i64>, Vec<i64>),
+    next: (Option<i64>, Option<i64>),
+}
+
+impl PageColumns {
+    /// Takes apart what is asked for.
+    #[must_use]
+    pub fn new(from: &[ReadFrom], open: &OpenTransactions, limit: u32) -> Self {
+        let columns_of = |(number, place): (u64, Seq)| (number.cast_signed(), place.0);
+        Self {
+            from: columns(from.iter().map(|from| (from.shard, from.after))),
+            limit: i32::try_from(limit).unwrap_or(i32::MAX),
+            open: open.running().map(columns_of).unzip(),
+            next: open.next().map(columns_of).unzip(),
+        }
+    }
+
+    /// Binds the seven columns: shards and the places behind which to read; how many rows of each; the transactions that ran, and
+    /// behind which place each adds; and from which number on none had ended, and behind which place those add.
+    pub fn bind(
+        &self,
+        query: Query<'static, Postgres, PgArguments>,
+    ) -> Query<'static, Postgres, PgArguments> {
+        query
+            .bind(&self.from.0)
+            .bind(&self.from.1)
+            .bind(self.limit)
+            .bind(&self.open.0)
+            .bind(&self.open.1)
+            .bind(self.next.0)
+            .bind(self.next.1)
+    }
 }
 
 fn columns(rows: impl Iterator<Item = (Shard, Seq)>) -> (Vec<i32>, Vec<i64>) {
@@ -143,7 +176,8 @@ pub fn read_settled(row: &PgRow) -> Result<Settled, sqlx::Error> {
 ///
 /// Each row has shard, place, the six columns of a [`RawMessage`], attempts, age, microseconds since the first failure,
 /// whether it waited, and at the end its suspicion; one row without a shard has between those the shards and places that are
-/// due, microseconds until the next is due, the mark, and what is settled.
+/// due, microseconds until the next is due, and of the snapshot which transactions run, the next, the mark with its place, and from
+/// where the page was read.
 ///
 /// # Errors
 ///
@@ -158,11 +192,25 @@ pub fn read_page(rows: &[PgRow]) -> Result<Page, sqlx::Error> {
             let due = shards.into_iter().zip(seqs).map(|(shard, seq)| row_id(shard, seq));
             page.due = due.collect::<Result<_, _>>()?;
             page.next_due = row.try_get::<Option<i64>, _>(14)?.map(duration);
-            page.mark = count(row, 15)?;
-            page.settled = count(row, 16)?;
+            page.snapshot = read_snapshot(row)?;
         }
     }
     Ok(page)
+}
+
+fn read_snapshot(row: &PgRow) -> Result<Snapshot, sqlx::Error> {
+    let number = |number: i64| u64::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()));
+    let running: Vec<i64> = row.try_get(15)?;
+    let mark = match (row.try_get::<Option<i64>, _>(17)?, row.try_get::<Option<i64>, _>(18)?) {
+        (Some(mark), Some(place)) => Some((number(mark)?, Seq(place))),
+        _ => None,
+    };
+    Ok(Snapshot {
+        running: running.into_iter().map(number).collect::<Result<_, _>>()?,
+        next: count(row, 16)?,
+        mark,
+        from: row.try_get::<Option<i64>, _>(19)?.map(Seq),
+    })
 }
 
 fn read_row(row: &PgRow, id: RowId, page: &mut Page) -> Result<(), sqlx::Error> {
@@ -176,7 +224,7 @@ fn read_row(row: &PgRow, id: RowId, page: &mut Page) -> Result<(), sqlx::Error> 
             age: duration(row.try_get(9)?),
             failing_for: row.try_get::<Option<i64>, _>(10)?.map(duration),
             waited: row.try_get(11)?,
-            suspicion: Suspicion::from_number(row.try_get(17)?),
+            suspicion: Suspicion::from_number(row.try_get(20)?),
         }),
         Err(error) => page.unreadable.push(Unreadable { row: id, key, error }),
     }

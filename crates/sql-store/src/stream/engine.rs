@@ -24,9 +24,6 @@ use crate::{Lease, Leases, Permit, Poller, Shard, StoreError, Woken, error_chain
 /// The least time between two ways back over what was read, and how many times longer than a page they are apart.
 const BACK_WAIT: (Duration, u32) = (Duration::from_millis(20), 20);
 
-/// How often what may come in sight late is looked for.
-const LATE_EVERY: Duration = Duration::from_secs(1);
-
 /// How often every shard is read from its beginning, for what no rule foresees.
 const OVER_EVERY: Duration = Duration::from_secs(60);
 
@@ -72,7 +69,6 @@ pub struct Engine<'a, S, H> {
     page_took: Duration,
     page_size: PageSize,
     back_from: Monotonic,
-    late_from: Monotonic,
     over_from: Monotonic,
     depth_from: Monotonic,
 }
@@ -116,7 +112,6 @@ where
             page_took: Duration::ZERO,
             page_size: PageSize::new(),
             back_from: now,
-            late_from: now + LATE_EVERY,
             over_from: now + OVER_EVERY,
             depth_from: now,
         }
@@ -181,12 +176,7 @@ where
         }
         if self.next_due.is_some_and(|due| due <= now) {
             self.next_due = None;
-            self.lanes.look_again(false);
-        }
-        if self.lanes.may_appear() && now >= self.late_from && now >= self.back_from {
-            self.late_from = now + LATE_EVERY;
-            self.back_from = now + self.back_wait();
-            self.lanes.look_again(true);
+            self.lanes.look_again();
         }
         if now >= self.store_until {
             self.start_page();
@@ -273,13 +263,13 @@ where
         if self.page.is_some() {
             return;
         }
-        let Some(from) = self.lanes.next_page() else { return };
+        let Some((from, open)) = self.lanes.next_page() else { return };
         let limit = self.page_size.limit(self.settings.limit(from.len()), from.len());
         let shared = Arc::clone(self.shared);
         let span = tracing::debug_span!("stream.page", stream = shared.name, shards = from.len(), limit);
         let read = async move {
             let begun = shared.clock.monotonic();
-            let page = shared.store.page(&from, limit).await;
+            let page = shared.store.page(&from, &open, limit).await;
             (page, limit, shared.clock.monotonic().since(begun))
         };
         self.page = Some(Box::pin(read.instrument(span)));
@@ -351,7 +341,7 @@ where
             poller.found();
         }
         self.poll = Some(wait(poller));
-        self.lanes.look_again(false);
+        self.lanes.look_again();
     }
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
@@ -387,7 +377,7 @@ where
         if self.found && self.lanes.is_empty() && self.batches.is_empty() {
             // Where there was something, there may be more.
             self.found = false;
-            self.lanes.look_again(false);
+            self.lanes.look_again();
         }
         match ended.refused {
             Some((after, error)) => self.pause(after, error, now),
@@ -420,7 +410,6 @@ where
         at(self.lanes.has_suspects().then_some(self.suspect_from));
         at(self.next_due);
         at(self.lanes.wants_back().then_some(self.back_from));
-        at(self.lanes.may_appear().then_some(self.late_from.max(self.back_from)));
         at((self.store_until > now).then_some(self.store_until));
         // Counted no earlier than the store may be asked again.
         let counts = self.settings.counts && self.depth.is_none();

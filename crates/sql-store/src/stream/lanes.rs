@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
 
+use super::open::OpenTransactions;
 use super::row::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
 use super::scan::Scan;
 use crate::{Lease, Shard};
@@ -76,6 +77,8 @@ pub(crate) struct Lanes {
     left_behind: HashMap<Name, Seq>,
     /// What ended while a page was on its way, which may show it as it was before.
     meanwhile: Option<Meanwhile>,
+    /// Who may still add before what was read.
+    open: OpenTransactions,
 }
 
 /// What to look for once the page on its way is here, since that may not show it.
@@ -84,7 +87,6 @@ enum Look {
     #[default]
     Nothing,
     New,
-    Late,
     All,
 }
 
@@ -130,6 +132,7 @@ impl Lanes {
             eras: 0,
             left_behind: HashMap::new(),
             meanwhile: None,
+            open: OpenTransactions::default(),
         }
     }
 
@@ -170,7 +173,7 @@ impl Lanes {
     }
 
     /// Returns what to read next, if anything and if there is room. [`load`](Self::load) or [`unread`](Self::unread) must follow.
-    pub(crate) fn next_page(&mut self) -> Option<Vec<ReadFrom>> {
+    pub(crate) fn next_page(&mut self) -> Option<(Vec<ReadFrom>, OpenTransactions)> {
         if self.meanwhile.is_some() || self.loaded * 2 > self.room {
             return None;
         }
@@ -182,7 +185,7 @@ impl Lanes {
         }
         let from = asked.iter().map(|(shard, _, after)| ReadFrom { shard: *shard, after: *after }).collect();
         self.meanwhile = Some(Meanwhile { asked, ..Meanwhile::default() });
-        Some(from)
+        Some((from, self.open.clone()))
     }
 
     /// Takes note that the page could not be read.
@@ -194,26 +197,35 @@ impl Lanes {
     /// Takes a page over that was read with this limit for each shard.
     pub(crate) fn load(&mut self, page: Page, limit: u32, now: Monotonic) {
         let Some(meanwhile) = self.meanwhile.take() else { return };
-        let Page { rows, unreadable, due, mark, settled, .. } = page;
+        let Page { rows, unreadable, due, snapshot, .. } = page;
+        self.open.read(&snapshot);
+        let back_to = snapshot.from.unwrap_or(Seq(i64::MAX));
+        for held in self.shards.values_mut() {
+            // Also those that were not asked for: what has come in sight before their places is to be read before anything new.
+            if held.scan.is_beyond(back_to) {
+                held.scan.rewind(Seq(back_to.0.saturating_add(1)));
+            }
+        }
         let mut by_shard: BTreeMap<Shard, BTreeMap<Seq, Loaded>> = BTreeMap::new();
         let readable = rows.into_iter().map(|stored| Loaded::read(stored, now));
         for mut loaded in readable.chain(unreadable.into_iter().map(|bad| Loaded::unreadable(bad, now))) {
             loaded.key = loaded.key.filter(|_| self.ordered);
             by_shard.entry(loaded.row.shard).or_default().insert(loaded.row.seq, loaded);
         }
-        for (shard, era, from) in &meanwhile.asked {
+        for (shard, era, asked) in &meanwhile.asked {
+            let from = (*asked).min(back_to);
             let rows = by_shard.remove(shard).unwrap_or_default();
             let Some(held) = self.shards.get_mut(shard).filter(|held| held.era == *era) else {
                 continue;
             };
             let last = rows.keys().next_back().copied();
-            held.scan.read(*from, last, rows.len() >= limit as usize, mark, settled);
+            held.scan.read(from, last, rows.len() >= limit as usize);
             self.left_behind.retain(|name, place| {
-                name.shard() != *shard || *place < *from || meanwhile.left_behind.contains(name)
+                name.shard() != *shard || *place < from || meanwhile.left_behind.contains(name)
             });
             for (seq, loaded) in rows {
                 let name = Name::of(loaded.row, loaded.key.as_ref());
-                if self.left_behind.contains_key(&name) || self.is_beyond(&name, *from) {
+                if self.left_behind.contains_key(&name) || self.is_beyond(&name, from) {
                     continue;
                 }
                 if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
@@ -417,9 +429,9 @@ impl Lanes {
         }
     }
 
-    /// Reads every shard on, since there may be new rows; with `late`, also what may have come in sight late.
-    pub(crate) fn look_again(&mut self, late: bool) {
-        self.look(if late { Look::Late } else { Look::New });
+    /// Reads every shard on, since there may be new rows.
+    pub(crate) fn look_again(&mut self) {
+        self.look(Look::New);
     }
 
     /// Reads every shard from its beginning.
@@ -436,15 +448,9 @@ impl Lanes {
             match look {
                 Look::Nothing => {}
                 Look::New => held.scan.look_again(),
-                Look::Late => held.scan.rescan(),
                 Look::All => held.scan.rewind(Seq(0)),
             }
         }
-    }
-
-    /// Returns whether rows may still appear behind what was read.
-    pub(crate) fn may_appear(&self) -> bool {
-        self.shards.values().any(|held| held.scan.may_appear())
     }
 
     /// Returns whether some rows are to be read again, and can be now.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{Message, OrderingKey};
 
 use super::dead::DeadReason;
+use super::open::Snapshot;
 use crate::{Lease, Shard};
 
 /// A message's place in its store: messages are numbered as they are added, and those of one key are sent in this order.
@@ -110,10 +111,8 @@ pub struct Page {
     pub due: Vec<RowId>,
     /// How long until the next row's wait is over, if any waits.
     pub next_due: Option<Duration>,
-    /// Grows with time: every row of a lower place that is not in sight yet was added by a transaction before this mark.
-    pub mark: u64,
-    /// All transactions before this mark have ended, and what they added was in sight.
-    pub settled: u64,
+    /// Which transactions it does not show.
+    pub snapshot: Snapshot,
 }
 
 /// What became of rows, to be written under leases.

@@ -1,3 +1,4 @@
+use super::open::OpenTransactions;
 use super::row::{Depth, Page, ReadFrom, RowId, Settled, Settlement, Suspicion};
 use crate::{Lease, StoreError};
 
@@ -11,8 +12,14 @@ use crate::{Lease, StoreError};
 ///   it is not on the page itself (in a stream without order, no row holds another);
 /// - [`settle`](Self::settle) writes all that is under leases that still hold, in one transaction, and nothing under others.
 pub trait StreamStore: Send + Sync + 'static {
-    /// Reads up to `limit` rows of each shard, in order.
-    fn page(&self, from: &[ReadFrom], limit: u32) -> impl Future<Output = Result<Page, StoreError>> + Send;
+    /// Reads up to `limit` rows of each shard, in order; from before what they ask for, if a transaction among `open` has ended that adds
+    /// there.
+    fn page(
+        &self,
+        from: &[ReadFrom],
+        open: &OpenTransactions,
+        limit: u32,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Notes of rows that they are about to be sent, before they are, or takes that back: under leases that still hold, in one
     /// transaction, and nothing under others. May be repeated. A replayed message has nothing noted.

@@ -1,13 +1,15 @@
 use relaykit_pipeline_traits::Rng;
 
+use super::super::open::Snapshot;
 use super::tests::{SHARD, row, stored};
 use super::*;
 
-/// One shard, a store beside it, and everything that can happen between, in random order: pages that arrive late, sends that
-/// end late, leases that are about to be given back and kept after all, or lost and taken anew.
+/// One shard, a store beside it, and everything that can happen between, in random order: rows that transactions add and commit
+/// much later, pages that arrive late, sends that end late, leases that are about to be given back and kept after all, or lost
+/// and taken anew.
 #[test]
 fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left() {
-    for seed in 0..500 {
+    for seed in 0..1_000 {
         let mut rng = Rng::seeded(seed);
         let mut world = World::new(&mut rng);
         for _ in 0..400 {
@@ -16,7 +18,12 @@ fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left
         for _ in 0..4_000 {
             world.step(&mut rng, true);
         }
-        assert!(world.rows.is_empty(), "seed {seed}: left {:?} {:?}", world.rows, world.lanes);
+        assert!(
+            world.rows.is_empty() && world.running.is_empty(),
+            "seed {seed}: left {:?} {:?}",
+            world.rows,
+            world.lanes
+        );
         world.assert_order(seed);
     }
 }
@@ -30,6 +37,11 @@ struct World {
     held: bool,
     now: Wait,
     rows: BTreeMap<Seq, (OrderingKey, Wait)>,
+    /// The transactions that run, by number, and what they have added.
+    running: BTreeMap<u64, Vec<(Seq, OrderingKey)>>,
+    next_number: u64,
+    /// The highest number of those that have ended.
+    ended: u64,
     next: i64,
     /// A page as it was read, not yet here.
     page: Option<Page>,
@@ -46,10 +58,79 @@ impl World {
         let lanes = Lanes::new(room, true);
         let (sent, settled, taken) = (Vec::new(), Vec::new(), Vec::new());
         let rows = BTreeMap::new();
-        Self { lanes, token: 7, held: true, now: 1, rows, next: 1, page: None, sent, settled, taken }
+        let running = BTreeMap::new();
+        let (next_number, ended, next) = (1, 0, 1);
+        Self {
+            lanes,
+            token: 7,
+            held: true,
+            now: 1,
+            rows,
+            running,
+            next_number,
+            ended,
+            next,
+            page: None,
+            sent,
+            settled,
+            taken,
+        }
     }
 
-    fn read(&self, after: Seq, limit: usize) -> Page {
+    /// Goes on with a transaction, or begins one, or ends one. Transactions of one key wait for each other.
+    fn write(&mut self, rng: &mut Rng, calm: bool) {
+        let number = match self.running.keys().nth(usize::try_from(rng.below(3)).unwrap()) {
+            Some(number) => *number,
+            None if calm => return,
+            None => {
+                self.running.insert(self.next_number, Vec::new());
+                self.next_number += 1;
+                self.next_number - 1
+            }
+        };
+        if calm || rng.chance(0.3) {
+            self.ended = self.ended.max(number);
+            let added = self.running.remove(&number).unwrap();
+            if rng.chance(0.9) {
+                self.rows.extend(added.into_iter().map(|(seq, key)| (seq, (key, 0))));
+            }
+            return;
+        }
+        for _ in 0..rng.below(4) {
+            let key = OrderingKey::new(format!("k{}", rng.below(3))).unwrap();
+            let locked = |(other, rows): (&u64, &Vec<(Seq, OrderingKey)>)| {
+                *other != number && rows.iter().any(|(_, locked)| *locked == key)
+            };
+            if !self.running.iter().any(locked) {
+                self.running.get_mut(&number).unwrap().push((Seq(self.next), key));
+                self.next += 1;
+            }
+        }
+    }
+
+    /// Reads a page as a store does.
+    fn read(&mut self, after: Seq, open: &OpenTransactions, limit: usize, rng: &mut Rng, calm: bool) -> Page {
+        let next = self.ended + 1;
+        let came = open.running().filter(|(number, _)| !self.running.contains_key(number));
+        let came = came.chain(open.next().filter(|(number, _)| *number < next)).map(|(_, place)| place).min();
+        let after = came.map_or(after, |came| after.min(came));
+        let page = self.visible(after, limit);
+        let running = self.running.keys().copied().filter(|number| *number < next).collect();
+        let mark = (!page.rows.is_empty()).then(|| {
+            // Others go on between the snapshot, the place that was given last, and the mark.
+            self.write(rng, calm);
+            let place = Seq(self.next - 1);
+            self.write(rng, calm);
+            let mark = self.next_number;
+            self.next_number += 1;
+            self.write(rng, calm);
+            self.ended = self.ended.max(mark);
+            (mark, place)
+        });
+        Page { snapshot: Snapshot { running, next, mark, from: came }, ..page }
+    }
+
+    fn visible(&self, after: Seq, limit: usize) -> Page {
         let held_by = |seq: Seq, key: &OrderingKey, after: Seq| {
             self.rows.range(..seq).any(|(place, (other, wait))| {
                 other == key && *wait > 0 && (*wait > self.now || *place <= after)
@@ -80,22 +161,16 @@ impl World {
         let leases = if self.held { vec![Lease { shard: SHARD, token: self.token }] } else { Vec::new() };
         self.lanes.hold(&leases);
         match rng.below(14) {
-            0 if !calm => {
-                for _ in 0..rng.below(6) {
-                    let key = OrderingKey::new(format!("k{}", rng.below(3))).unwrap();
-                    self.rows.insert(Seq(self.next), (key, 0));
-                    self.next += 1;
-                }
-            }
-            1 => self.held = calm || !self.held,
-            2 if !calm && self.sent.is_empty() && self.settled.is_empty() && rng.chance(0.3) => {
+            0 => self.write(rng, calm),
+            1 => self.held = calm || !self.held || rng.chance(0.8),
+            2 if !calm && self.sent.is_empty() && self.settled.is_empty() && rng.chance(0.1) => {
                 self.token += 1;
             }
-            3 | 4 => self.lanes.look_again(rng.chance(0.2)),
+            3 | 4 => self.lanes.look_again(),
             5 => self.lanes.go_back(),
             6 | 7 if self.page.is_none() => {
-                if let Some(from) = self.lanes.next_page() {
-                    self.page = Some(self.read(from[0].after, 3));
+                if let Some((from, open)) = self.lanes.next_page() {
+                    self.page = Some(self.read(from[0].after, &open, 3, rng, calm));
                 }
             }
             8 | 9 => {

@@ -1,5 +1,6 @@
 use relaykit_pipeline_traits::{MessageId, Rng, Timestamp};
 
+use super::super::open::Snapshot;
 use super::*;
 
 pub(super) const SHARD: Shard = Shard::new(1);
@@ -39,7 +40,7 @@ fn page(seqs: impl IntoIterator<Item = i64>) -> Page {
 }
 
 fn load(lanes: &mut Lanes, seqs: impl IntoIterator<Item = i64>) {
-    lanes.look_again(false);
+    lanes.look_again();
     lanes.next_page().unwrap();
     lanes.load(page(seqs), 1_000, Monotonic::default());
 }
@@ -80,7 +81,7 @@ fn a_page_from_before_a_row_ended_brings_neither_it_nor_its_successors_back() {
         let mut lanes = lanes();
         load(&mut lanes, [1]);
         take(&mut lanes);
-        lanes.look_again(false);
+        lanes.look_again();
         lanes.next_page().unwrap();
         lanes.end(row(1), Some(&key()), 7, end);
         // The page was read before that.
@@ -113,7 +114,7 @@ fn rows_beyond_the_room_of_a_key_are_read_again_when_it_is_empty() {
     }
     assert!(lanes.wants_back());
     lanes.go_back();
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(room));
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(room));
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn what_does_not_fit_is_read_again() {
     load(&mut lanes, [1, 2, 3]);
     assert_eq!(take(&mut lanes), [1]);
     lanes.end(row(1), Some(&key()), 7, End::Gone);
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(2));
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(2));
 }
 
 #[test]
@@ -170,13 +171,13 @@ fn a_page_from_before_a_shard_is_read_anew_is_passed_over() {
     load(&mut lanes, [1]);
     take(&mut lanes);
     lanes.end(row(1), Some(&key()), 7, End::Gone);
-    lanes.look_again(false);
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(1));
+    lanes.look_again();
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(1));
     lanes.hold(&[]);
     lanes.hold(&[LEASE]);
     lanes.load(page([5]), 1_000, Monotonic::default());
     assert!(take(&mut lanes).is_empty());
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(0));
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(0));
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn what_a_row_that_waited_held_is_read_again_when_it_has_gone() {
     take(&mut lanes);
     lanes.end(row(4), Some(&key()), 7, End::Gone);
     lanes.go_back();
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(4));
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(4));
 }
 
 #[test]
@@ -231,8 +232,8 @@ fn later_rows_of_a_key_wait_until_those_left_behind_are_read() {
     assert_eq!(take(&mut lanes), [4]);
     load(&mut lanes, []);
     lanes.end(row(4), Some(&key()), 7, End::Gone);
-    lanes.look_again(false);
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(4));
+    lanes.look_again();
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(4));
     lanes.load(page([5]), 1_000, Monotonic::default());
     assert_eq!(take(&mut lanes), [5]);
 }
@@ -241,7 +242,7 @@ fn later_rows_of_a_key_wait_until_those_left_behind_are_read() {
 fn a_look_that_is_asked_for_while_a_page_is_on_its_way_is_taken_after_it() {
     let mut lanes = lanes();
     lanes.next_page().unwrap();
-    lanes.look_again(false);
+    lanes.look_again();
     lanes.load(page([]), 1_000, Monotonic::default());
     assert!(lanes.next_page().is_some());
     lanes.load(page([]), 1_000, Monotonic::default());
@@ -255,7 +256,7 @@ fn what_is_to_be_read_again_is_not_passed_over_by_the_page_on_its_way() {
     let waited = Stored { waited: true, ..stored(4) };
     lanes.load(Page { rows: vec![waited], ..Page::default() }, 1_000, Monotonic::default());
     take(&mut lanes);
-    lanes.look_again(false);
+    lanes.look_again();
     lanes.next_page().unwrap();
     lanes.end(row(4), Some(&key()), 7, End::Gone);
     lanes.go_back();
@@ -263,7 +264,7 @@ fn what_is_to_be_read_again_is_not_passed_over_by_the_page_on_its_way() {
     lanes.load(page([]), 1_000, Monotonic::default());
     assert!(lanes.wants_back());
     lanes.go_back();
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(4));
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(4));
     lanes.load(page([5, 6]), 1_000, Monotonic::default());
     assert_eq!(take(&mut lanes), [5]);
 }
@@ -272,15 +273,15 @@ fn what_is_to_be_read_again_is_not_passed_over_by_the_page_on_its_way() {
 fn rows_that_are_due_are_read_again_unless_they_are_here() {
     let mut lanes = lanes();
     load(&mut lanes, [1, 5]);
-    lanes.look_again(false);
+    lanes.look_again();
     lanes.next_page().unwrap();
     lanes.load(Page { due: vec![row(1)], ..Page::default() }, 1_000, Monotonic::default());
     assert!(!lanes.wants_back());
-    lanes.look_again(false);
+    lanes.look_again();
     lanes.next_page().unwrap();
     lanes.load(Page { due: vec![row(3)], ..Page::default() }, 1_000, Monotonic::default());
     lanes.go_back();
-    assert_eq!(lanes.next_page().unwrap()[0].after, Seq(2));
+    assert_eq!(lanes.next_page().unwrap().0[0].after, Seq(2));
 }
 
 #[test]
@@ -337,6 +338,23 @@ fn a_shard_is_read_through_when_nothing_of_it_is_left_or_on_its_way() {
     assert_eq!(lanes.read_through().count(), 0);
     lanes.end(row(1), Some(&key()), 7, End::Gone);
     assert_eq!(lanes.read_through().collect::<Vec<_>>(), [SHARD]);
-    lanes.look_again(false);
+    lanes.look_again();
     assert_eq!(lanes.read_through().count(), 0, "there may be more");
+}
+
+#[test]
+fn what_came_in_sight_before_a_place_is_read_in_every_shard_also_in_one_that_was_not_asked_for() {
+    let mut lanes = Lanes::new(1_000, true);
+    let other = Lease { shard: Shard::new(2), token: 7 };
+    lanes.hold(&[LEASE, other]);
+    lanes.next_page().unwrap();
+    let elsewhere = Stored { row: RowId { shard: other.shard, seq: Seq(9) }, ..unkeyed(9) };
+    let rows = vec![stored(1), stored(2), elsewhere];
+    // Of the first shard there may be more; the other was read to its end.
+    lanes.load(Page { rows, ..Page::default() }, 2, Monotonic::default());
+    let (from, _) = lanes.next_page().unwrap();
+    assert_eq!(from, [ReadFrom { shard: SHARD, after: Seq(2) }]);
+    let snapshot = Snapshot { from: Some(Seq(5)), ..Snapshot::default() };
+    lanes.load(Page { rows: vec![stored(3)], snapshot, ..Page::default() }, 2, Monotonic::default());
+    assert_eq!(lanes.next_page().unwrap().0, [ReadFrom { shard: other.shard, after: Seq(5) }]);
 }
