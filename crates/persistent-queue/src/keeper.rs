@@ -25,11 +25,7 @@ pub(crate) async fn keep<T: Send + Sync + 'static>(shared: Arc<Shared<T>>) {
         if now >= again_at {
             again_at = Monotonic::NEVER;
             shared.take_later().into_iter().for_each(|act| act());
-            let mut state = shared.state();
-            let refused = std::mem::take(&mut state.refused);
-            for sealed in refused.into_iter().rev() {
-                state.outbox.push_front(sealed);
-            }
+            Shared::take_up_refused(&mut shared.state());
         }
         let next = {
             let mut state = shared.state();

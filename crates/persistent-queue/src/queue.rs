@@ -451,8 +451,10 @@ impl<T: Send + Sync + 'static> Queue<T> {
                 }
             }
         }
-        // What was handled and could not be written down gets its last try.
+        // What was handled and could not be written down gets its last try, and so does what could not be stored.
         shared.take_later().into_iter().for_each(|act| act());
+        Shared::take_up_refused(&mut shared.state());
+        shared.pump();
         // Everything submitted before this is done before it. A disk that hangs must not hold up the caller for ever.
         let grace = (clock.monotonic() + GRACE).max(deadline);
         let mark = async {
@@ -776,10 +778,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
             }
             state.phase = Phase::Closing;
             shared.seal(&mut state, FlushReason::Stop);
-            let refused = std::mem::take(&mut state.refused);
-            for sealed in refused.into_iter().rev() {
-                state.outbox.push_front(sealed);
-            }
+            Shared::take_up_refused(&mut state);
         }
         shared.pump();
         shared.work.notify_waiters();

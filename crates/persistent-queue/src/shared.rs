@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(crate) struct Shared<T> {
     pub(crate) interrupt: watch::Sender<bool>,
     /// Held while sealed batches are handed to the writer, so that none overtakes another.
     turn: Mutex<()>,
+    /// How often a batch did not get to the disk. What was on its way to the writer then must not overtake it.
+    refusals: AtomicU64,
     /// One at a time: a batch that may have crashed the process is lent alone, so that no other is blamed.
     pub(crate) accused: Semaphore,
     pub(crate) ballast: Ballast,
@@ -60,6 +63,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
             room: Notify::new(),
             interrupt: watch::Sender::new(false),
             turn: Mutex::new(()),
+            refusals: AtomicU64::new(0),
             accused: Semaphore::new(1),
             ballast,
             later: Mutex::new(Vec::new()),
@@ -185,17 +189,22 @@ impl<T: Send + Sync + 'static> Shared<T> {
     pub(crate) fn pump(self: &Arc<Self>) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let sealed = {
+            let (mut sealed, refusals) = {
                 let mut state = self.state();
                 let Some(sealed) = state.outbox.pop_front() else { return };
-                if !state.refused.is_empty() && state.phase == Phase::Open {
-                    // It must not overtake those that could not be stored.
-                    state.refused.push_back(sealed);
+                // It must not overtake those that could not be stored.
+                if !state.refused.is_empty() {
+                    if state.phase == Phase::Open {
+                        state.refused.push_back(sealed);
+                    } else {
+                        // Whoever waits for it would never be told.
+                        drop(state);
+                        self.held_up(sealed);
+                    }
                     continue;
                 }
-                sealed
+                (sealed, self.refusals.load(Ordering::SeqCst))
             };
-            let mut sealed = sealed;
             if planted("ack_before_commit") {
                 sealed.waiters.drain(..).for_each(|waiter| drop(waiter.tell.send(Ok(()))));
             }
@@ -208,7 +217,17 @@ impl<T: Send + Sync + 'static> Shared<T> {
                 level,
                 data: Vec::new(),
                 id: 0,
+                refusals,
+                late: false,
             }));
+        }
+    }
+
+    /// Puts what the disk refused back where [`pump`](Self::pump) finds it first. Called under the lock.
+    pub(crate) fn take_up_refused(state: &mut State<T>) {
+        let refused = std::mem::take(&mut state.refused);
+        for sealed in refused.into_iter().rev() {
+            state.outbox.push_front(sealed);
         }
     }
 
@@ -275,8 +294,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
         }
     }
 
-    /// A batch did not get to the disk: who waited learns it, and the rest is kept for another try.
-    fn not_stored(&self, mut sealed: Sealed<T>, error: SqliteError) {
+    /// The disk did not take a batch.
+    fn not_stored(&self, sealed: Sealed<T>, error: SqliteError) {
         let reason = match &error {
             SqliteError::Full => RejectReason::StorageFull,
             SqliteError::Closed => RejectReason::Closed,
@@ -285,6 +304,19 @@ impl<T: Send + Sync + 'static> Shared<T> {
         if !matches!(error, SqliteError::Closed) {
             self.fault(&QueueFault::Storage { error: error.to_string() });
         }
+        self.refuse(sealed, reason, QueueError::of(error));
+    }
+
+    /// A batch must wait for one before it that did not get to the disk.
+    fn held_up(&self, sealed: Sealed<T>) {
+        let failure = self.state().failure.clone();
+        let (reason, failed) =
+            failure.unwrap_or_else(|| (RejectReason::StorageFull, QueueError::of(SqliteError::Full)));
+        self.refuse(sealed, reason, failed);
+    }
+
+    /// A batch did not get to the disk: who waited learns it, and the rest is kept for another try.
+    fn refuse(&self, mut sealed: Sealed<T>, reason: RejectReason, failed: QueueError) {
         let (items, bytes) = (sealed.items.len(), sealed.records.len());
         let told = take_back(&mut sealed, &*self.config.codec);
         {
@@ -299,11 +331,12 @@ impl<T: Send + Sync + 'static> Shared<T> {
                 // In the order in which they were sealed.
                 let at = state.refused.partition_point(|other| other.number < sealed.number);
                 state.refused.insert(at, sealed);
+                self.refusals.fetch_add(1, Ordering::SeqCst);
             }
-            let failed = QueueError::of(error);
             for (_, done) in state.flushes.drain(..) {
                 let _ = done.send(Err(failed.clone()));
             }
+            state.failure = Some((reason.clone(), failed));
         }
         self.keep.notify_one();
         self.room.notify_waiters();
@@ -383,10 +416,21 @@ struct Insert<T> {
     /// The batch as it is stored, made by the first run: this is work for the writer's thread, not for who pushes.
     data: Vec<u8>,
     id: i64,
+    /// How many batches had not got to the disk when this was handed over.
+    refusals: u64,
+    /// One before it did not get to the disk, so it must not, either.
+    late: bool,
 }
 
 impl<T: Send + Sync + 'static> Request for Insert<T> {
     fn run(&mut self, transaction: &Connection) -> SqlResult<()> {
+        // The answers of a failed commit come before the next one, so this is known by now.
+        self.late = self.refusals != self.shared.refusals.load(Ordering::SeqCst);
+        if self.late {
+            // Those after it in this commit must not overtake it.
+            self.shared.refusals.fetch_add(1, Ordering::SeqCst);
+            return Ok(());
+        }
         if self.data.is_empty() {
             self.data = self.sealed.records.seal(self.tag, self.level);
         }
@@ -397,8 +441,9 @@ impl<T: Send + Sync + 'static> Request for Insert<T> {
     }
 
     fn answer(self: Box<Self>, result: Result<(), SqliteError>) {
-        let Self { shared, sealed, data, id, .. } = *self;
+        let Self { shared, sealed, data, id, late, .. } = *self;
         match result {
+            Ok(()) if late => shared.held_up(sealed),
             Ok(()) => shared.stored(id, sealed, data.len()),
             Err(error) => shared.not_stored(sealed, error),
         }
@@ -409,6 +454,9 @@ impl<T: Send + Sync + 'static> Request for Insert<T> {
     }
 
     fn took_effect(&mut self, connection: &Connection) -> SqlResult<Option<bool>> {
+        if self.late {
+            return Ok(None);
+        }
         store::is_there(connection, self.id).map(Some)
     }
 }

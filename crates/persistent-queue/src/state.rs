@@ -39,6 +39,8 @@ pub(crate) struct State<T> {
     pub(crate) refused: VecDeque<Sealed<T>>,
     /// Why nothing could be stored when it was last tried.
     pub(crate) trouble: Option<RejectReason>,
+    /// Why a batch did not get to the disk the last time that one did not.
+    pub(crate) failure: Option<(RejectReason, QueueError)>,
     pub(crate) flushes: Vec<(u64, oneshot::Sender<Result<(), QueueError>>)>,
     /// Stored batches that may be lent, oldest first.
     pub(crate) ready: VecDeque<Stored<T>>,
@@ -249,6 +251,7 @@ impl<T> State<T> {
             unsaved_bytes: 0,
             refused: VecDeque::new(),
             trouble: None,
+            failure: None,
             flushes: Vec::new(),
             ready: VecDeque::new(),
             cached_bytes: 0,

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bench, Reaction, SECOND, Script, done, until};
+use common::{Bench, Oops, Reaction, SECOND, Script, done, each, until};
 use relaykit_persistent_queue::{Builder, DeadReason, Durability, OpenError, Plain, Queue, RejectReason};
+use relaykit_pipeline_traits::{Clock as _, Verdict};
 use relaykit_sql_store::sqlite::rusqlite::Connection;
 
 /// Leaves the file as a crash at this moment would: copies it with its log to a new place.
@@ -261,6 +262,65 @@ async fn a_close_that_cannot_be_noted_keeps_the_log_and_the_file_can_be_opened()
         }
     };
     until(|| queue.stats().processed == 1).await;
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_does_not_overtake_what_the_disk_refused() {
+    let bench = Bench::new();
+    let queue =
+        bench.builder(&Script::new(|batch, _| each(batch, |_| Verdict::Dead(Oops::Bad)))).open().unwrap();
+    queue.push_durable(0).await.unwrap();
+    until(|| queue.stats().dead_items == 1).await;
+    let _ = queue.close(SECOND).await;
+    // What is sealed within the next half second cannot be stored while there is a dead letter.
+    let early = bench.clock.now().as_micros() + 500_000;
+    tamper(
+        &bench.path(),
+        &format!(
+            "CREATE TRIGGER refuses BEFORE INSERT ON batches
+             WHEN NEW.added_at < {early} AND (SELECT count(*) FROM dead) > 0
+             BEGIN SELECT RAISE(ABORT, 'the disk failed'); END"
+        ),
+    );
+    // The writer's thread waits while it tells of the refusal, so that the next batch is handed over behind the refused one.
+    let (fails, failed) = std::sync::mpsc::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel();
+    let goes_on = std::sync::Mutex::new(goes_on);
+    let script = Script::done();
+    let queue = bench
+        .builder(&script)
+        .max_items(3)
+        .on_fault(move |_| {
+            fails.send(()).unwrap();
+            goes_on.lock().unwrap().recv().unwrap();
+        })
+        .open()
+        .unwrap();
+    for item in 1..=3 {
+        queue.push(item).await.unwrap();
+    }
+    until(|| failed.try_recv().is_ok()).await;
+    bench.clock.advance(SECOND);
+    queue.push(4).await.unwrap();
+    queue.push(5).await.unwrap();
+    let pushes = queue.clone();
+    let durable = tokio::spawn(async move { pushes.push_durable(6).await });
+    until(|| queue.stats().buffered_items == 6).await;
+    go_on.send(()).unwrap();
+    // Whoever waits gets the item back at once; the others stay, and do not overtake.
+    let refused = durable.await.unwrap().unwrap_err();
+    assert_eq!(refused.item, Some(6));
+    assert_eq!((queue.stats().stored_items, queue.stats().buffered_items), (0, 5));
+    assert_eq!(script.items(), [0; 0]);
+    // The disk works again.
+    let dead = queue.dead_letters(0, 10).await.unwrap();
+    queue.purge(&[dead[0].id]).await.unwrap();
+    until(|| {
+        bench.clock.advance(SECOND);
+        queue.stats().processed == 5
+    })
+    .await;
+    assert_eq!(script.items(), [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ pub(crate) enum Window {
     KilledBeforeSettled,
     /// The disk failed, and a close could not write down what was handled.
     StoppedOnAFailingDisk,
+    /// The disk did not take what was handled, while the queue went on; the life ended before that was tried again.
+    EndedBeforeSettledAgain,
 }
 
 impl Judgement {
@@ -82,7 +84,27 @@ struct Track {
 #[derive(Debug, Default)]
 struct Life {
     decisions: usize,
+    /// How many were decided when the disk failed the last time.
+    failed_at: Option<usize>,
+    /// What was decided long before the end, and explained by a failure of the disk.
+    late: HashSet<Id>,
     end: Option<Window>,
+}
+
+impl Life {
+    /// Says why an item that was decided in this life, as its `at`-th, may be handled again.
+    fn explains(&mut self, id: Id, at: usize, unsettled: usize) -> Option<Window> {
+        let end = self.end?;
+        if self.decisions - at < unsettled {
+            return Some(end);
+        }
+        let failed = self.failed_at.is_some_and(|failed| failed >= at);
+        let few = self.late.contains(&id) || self.late.len() < unsettled;
+        (failed && few).then(|| {
+            self.late.insert(id);
+            Window::EndedBeforeSettledAgain
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -91,10 +113,14 @@ struct KeyTrack {
     undecided: HashSet<Id>,
 }
 
+/// How the queue's words begin when the disk failed it.
+const STORAGE: &str = "Storage";
+
 /// Judges a whole history.
 ///
 /// An item that is handled again is explained only if the life in which it was decided ended in a window, and if it was among
-/// the last that were decided before that.
+/// the last that were decided before that, or if the disk failed after it was decided. Of these there are no more than may be
+/// unsettled.
 pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
     let mut oracle = Oracle {
         promises,
@@ -113,6 +139,7 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
             Event::Lent { id, key, said } => oracle.lent(*id, *key, *said),
             Event::Found { id } => oracle.found(*id),
             Event::Wrong { id } => oracle.found.phantom.push(*id),
+            Event::Fault { error } if error.starts_with(STORAGE) => oracle.disk_failed(),
             Event::Opened | Event::Fault { .. } | Event::Stopped { unsettled: false } => {}
             Event::Killed => oracle.end(Window::KilledBeforeSettled),
             Event::Stopped { unsettled: true } => oracle.end(Window::StoppedOnAFailingDisk),
@@ -179,14 +206,17 @@ impl Oracle {
         }
         track.seen = true;
         let Some((life, at)) = track.decided else { return };
-        let explained = self
-            .lives
-            .get(life)
-            .filter(|life| life.decisions - at < self.promises.unsettled)
-            .and_then(|life| life.end);
+        let unsettled = self.promises.unsettled;
+        let explained = self.lives.get_mut(life).and_then(|life| life.explains(id, at, unsettled));
         match explained {
             Some(window) => *self.found.duplicates.entry(window).or_default() += 1,
             None => self.found.unexplained.push(id),
+        }
+    }
+
+    fn disk_failed(&mut self) {
+        if let Some(life) = self.lives.last_mut() {
+            life.failed_at = Some(life.decisions);
         }
     }
 

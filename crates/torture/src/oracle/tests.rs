@@ -121,6 +121,26 @@ fn a_repeat_of_what_was_settled_long_before_the_kill_is_unexplained() {
 }
 
 #[test]
+fn a_repeat_of_what_the_disk_did_not_take_long_before_the_kill_is_explained_by_that() {
+    let fault = |error: &str| Event::Fault { error: error.to_owned() };
+    let with = |before: Event, after: Event| {
+        let events = [done(1), before, done(2), after, done(3), done(4), Event::Killed, Event::Opening];
+        judged(&[1, 2, 3, 4], &[&events[..], &[done(1), done(2)]].concat())
+    };
+    let (full, mood) =
+        (fault("Storage { error: \"the disk is full\" }"), fault("Process { error: \"a mood\" }"));
+    assert_eq!(
+        with(mood.clone(), full.clone()).duplicates,
+        BTreeMap::from([(Window::EndedBeforeSettledAgain, 2)])
+    );
+    assert_eq!(with(full.clone(), mood.clone()).unexplained, [2], "it was handled after the disk had failed");
+    assert_eq!(with(mood.clone(), mood).unexplained, [1, 2]);
+    let all = [done(1), done(2), done(3), full, done(4), done(5), Event::Killed, Event::Opening];
+    let judgement = judged(&[1, 2, 3, 4, 5], &[&all[..], &[done(1), done(2), done(3)]].concat());
+    assert_eq!(judgement.unexplained, [3], "two at most were not settled");
+}
+
+#[test]
 fn an_item_that_is_still_in_the_file_when_the_time_is_up_is_stuck() {
     let left = Left { stored: 1, ..Left::default() };
     let history = [Event::Opening, offered(1), acknowledged(1), Event::Ended { left }];
