@@ -304,7 +304,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
         if !matches!(error, SqliteError::Closed) {
             self.fault(&QueueFault::Storage { error: error.to_string() });
         }
-        self.refuse(sealed, reason, QueueError::of(error));
+        self.refuse(sealed, &reason, QueueError::of(error));
     }
 
     /// A batch must wait for one before it that did not get to the disk.
@@ -312,11 +312,11 @@ impl<T: Send + Sync + 'static> Shared<T> {
         let failure = self.state().failure.clone();
         let (reason, failed) =
             failure.unwrap_or_else(|| (RejectReason::StorageFull, QueueError::of(SqliteError::Full)));
-        self.refuse(sealed, reason, failed);
+        self.refuse(sealed, &reason, failed);
     }
 
     /// A batch did not get to the disk: who waited learns it, and the rest is kept for another try.
-    fn refuse(&self, mut sealed: Sealed<T>, reason: RejectReason, failed: QueueError) {
+    fn refuse(&self, mut sealed: Sealed<T>, reason: &RejectReason, failed: QueueError) {
         let (items, bytes) = (sealed.items.len(), sealed.records.len());
         let told = take_back(&mut sealed, &*self.config.codec);
         {
