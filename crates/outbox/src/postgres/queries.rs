@@ -155,6 +155,9 @@ from page p cross join t order by p.shard, p.seq)";
 /// A row that waits already with these attempts was written before, and the answer was lost. One that was parked while
 /// it was on its way stays parked.
 ///
+/// A row is found by `any` of one shard, not by the same shard. A merge of the list with the table by equal shards would look cheap
+/// when the table is thought to hold a row or two, and read all of it for as long as the plan is kept.
+///
 /// What was sent is deleted here, or moved to the archive if there is one: then the migration that makes the archive replaces the
 /// function, so nothing has to ask each time.
 pub(super) const SETTLE: [&str; 3] = [DONE, " returning 1)", SETTLE_REST];
@@ -177,8 +180,8 @@ kept as (
 
 const DONE: &str = ", t as materialized (select pg_catalog.clock_timestamp() as now),
 done as (
-    delete from {messages} m using unnest($3::int[], $4::bigint[]) as d(shard, seq), fence f
-    where f.shard = d.shard and m.shard = d.shard and m.seq = d.seq";
+    delete from {messages} m using unnest($3::int[], $4::bigint[]) as d(shard, seq)
+    where d.shard = any(array(select f.shard from fence f)) and m.shard = any(array[d.shard]) and m.seq = d.seq";
 
 const SETTLE_REST: &str = ",
 retried as (
@@ -191,17 +194,16 @@ retried as (
       last_failed_at = t.now,
       suspicion = r.suspect::int
     from unnest($5::int[], $6::bigint[], $7::int[], $8::bigint[], $9::bool[], $10::text[], $16::bool[])
-        as r(shard, seq, attempts, wait, fresh, error, suspect), fence f, t
-    where f.shard = r.shard and m.shard = r.shard and m.seq = r.seq
+        as r(shard, seq, attempts, wait, fresh, error, suspect), t
+    where r.shard = any(array(select f.shard from fence f)) and m.shard = any(array[r.shard]) and m.seq = r.seq
       and (m.retry_at is null or m.retry_at <= t.now or m.attempts <> r.attempts
         or (m.retry_at = 'infinity' and m.last_error is distinct from r.error))
     returning 1
 ),
 dying as (
     delete from {messages} m using
-      unnest($11::int[], $12::bigint[], $13::int[], $14::text[], $15::text[]) as d(shard, seq, attempts, reason, error),
-      fence f
-    where f.shard = d.shard and m.shard = d.shard and m.seq = d.seq
+      unnest($11::int[], $12::bigint[], $13::int[], $14::text[], $15::text[]) as d(shard, seq, attempts, reason, error)
+    where d.shard = any(array(select f.shard from fence f)) and m.shard = any(array[d.shard]) and m.seq = d.seq
     returning m.seq, m.shard, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at, m.added_at,
       d.attempts, m.first_failed_at, m.last_failed_at, d.reason, d.error
 ),
@@ -215,19 +217,19 @@ died as (
 )
 select
   array(select g.shard from unnest($1::int[]) as g(shard)
-    where not exists (select from fence f where f.shard = g.shard) order by g.shard),
+    where g.shard <> all(array(select f.shard from fence f)) order by g.shard),
   (select count(*) from done) + (select count(*) from retried) + (select count(*) from died)";
 
-/// Follows [`FENCE`](relaykit_sql_store::FENCE).
+/// Follows [`FENCE`](relaykit_sql_store::FENCE). Rows are found as by [`SETTLE`].
 pub(super) const SUSPECT: &str = ", noted as (
     update {messages} m set suspicion = $5::smallint
-    from unnest($3::int[], $4::bigint[]) as r(shard, seq), fence f
-    where f.shard = r.shard and m.shard = r.shard and m.seq = r.seq
+    from unnest($3::int[], $4::bigint[]) as r(shard, seq)
+    where r.shard = any(array(select f.shard from fence f)) and m.shard = any(array[r.shard]) and m.seq = r.seq
     returning 1
 )
 select
   array(select g.shard from unnest($1::int[]) as g(shard)
-    where not exists (select from fence f where f.shard = g.shard) order by g.shard),
+    where g.shard <> all(array(select f.shard from fence f)) order by g.shard),
   (select count(*) from noted)";
 
 pub(super) const DEPTH: &str = "select p.pending, p.oldest, (select count(*) from {dead})

@@ -1,7 +1,7 @@
 //! Pages are read by index, whatever else is in the table, and whatever the planner last knew of it.
 
 use relaykit_outbox::postgres::PgOutboxStore;
-use relaykit_outbox::{OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement};
+use relaykit_outbox::{OpenTransactions, OutboxStore, Page, ReadFrom, RowId, Seq, Settlement, Suspicion};
 use relaykit_sql_store::Sql;
 use relaykit_sql_store::postgres::Guarded;
 
@@ -143,6 +143,52 @@ async fn settling_and_adding_go_by_index_under_plans_made_when_the_table_was_emp
     assert!(settle < 6_000 && add < 3_000, "{settle} and {add} blocks");
     assert_eq!(o.number("select count(*) from {messages}").await, 100_000);
     drop(conn);
+    pool.close().await;
+    o.clean().await;
+}
+
+/// The usual state of an outbox: what was sent has been vacuumed, the pages of the table stay, and one message was on its way. All
+/// rows at once are thought to be hardly dearer than one then.
+#[tokio::test]
+async fn settling_and_noting_go_by_index_under_plans_made_when_one_row_was_left_of_many() {
+    let Some(o) = Outbox::new().await else { return };
+    o.db.execute("alter table {messages} set (autovacuum_enabled = false)").await;
+    o.db.execute(FILL).await;
+    o.db.execute("delete from {messages} where seq < (select max(seq) from {messages})").await;
+    o.db.execute("vacuum (analyze, truncate false) {messages}").await;
+    let pool = o.db.pool().max_connections(1).build().unwrap();
+    let store = PgOutboxStore::new(pool.clone(), &o.db.names("t"));
+    let nowhere = RowId { shard: shards().of(b""), seq: Seq(-1) };
+    let leases = o.settlement().leases;
+    for _ in 0..10 {
+        let settlement =
+            Settlement { done: vec![nowhere], retry: vec![waiting(nowhere, 1, HOUR)], ..o.settlement() };
+        assert_eq!(store.settle(&settlement).await.unwrap().written, 0);
+        assert_eq!(store.suspect(&leases, &[nowhere], Suspicion::Company).await.unwrap().written, 0);
+    }
+    // Enough rows that to read them all cannot be overlooked.
+    o.db.execute(FILL).await;
+    o.db.execute(FILL).await;
+
+    let rows: Vec<_> = o.page_of(50).await.rows.iter().map(|stored| stored.row).collect();
+    flush(&o, &pool).await;
+    flush(&o, &o.pool).await;
+    let before = (o.number(TOUCHED).await, o.number(SCANNED).await);
+    assert_eq!(store.suspect(&leases, &rows, Suspicion::Company).await.unwrap().written, 200);
+    flush(&o, &pool).await;
+    let noted = (o.number(TOUCHED).await, o.number(SCANNED).await);
+    let (done, retry) = rows.split_at(100);
+    let settlement = Settlement {
+        done: done.to_vec(),
+        retry: retry.iter().map(|row| waiting(*row, 1, HOUR)).collect(),
+        ..o.settlement()
+    };
+    assert_eq!(store.settle(&settlement).await.unwrap().written, 200);
+    flush(&o, &pool).await;
+    let settled = (o.number(TOUCHED).await, o.number(SCANNED).await);
+    let (note, settle) = (noted.0 - before.0, settled.0 - noted.0);
+    assert_eq!((noted.1 - before.1, settled.1 - noted.1), (0, 0));
+    assert!(note < 6_000 && settle < 6_000, "{note} and {settle} blocks");
     pool.close().await;
     o.clean().await;
 }
