@@ -212,6 +212,7 @@ impl Lanes {
             loaded.key = loaded.key.filter(|_| self.ordered);
             by_shard.entry(loaded.row.shard).or_default().insert(loaded.row.seq, loaded);
         }
+        let mut new: Vec<(Name, Loaded)> = Vec::new();
         for (shard, era, asked) in &meanwhile.asked {
             let from = (*asked).min(back_to);
             let rows = by_shard.remove(shard).unwrap_or_default();
@@ -223,7 +224,7 @@ impl Lanes {
             self.left_behind.retain(|name, place| {
                 name.shard() != *shard || *place < from || meanwhile.left_behind.contains(name)
             });
-            for (seq, loaded) in rows {
+            for loaded in rows.into_values() {
                 let name = Name::of(loaded.row, loaded.key.as_ref());
                 if self.left_behind.contains_key(&name) || self.is_beyond(&name, from) {
                     continue;
@@ -231,15 +232,10 @@ impl Lanes {
                 if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
                     continue;
                 }
-                if !self.put(name, loaded) {
-                    // No room: from here on, it is read again.
-                    if let Some(held) = self.shards.get_mut(shard) {
-                        held.scan.rewind(seq);
-                    }
-                    break;
-                }
+                new.push((name, loaded));
             }
         }
+        self.put_all(new);
         for row in due {
             if !self.has(row)
                 && !meanwhile.ended.contains(&row)
@@ -249,6 +245,24 @@ impl Lanes {
             }
         }
         self.look(meanwhile.look);
+    }
+
+    /// Puts rows into their lanes, the first places first, whatever their shards. What was added together lies together in the store,
+    /// so what is then settled together does, too; and no shard gets ahead of the others where there is no room for all.
+    fn put_all(&mut self, mut rows: Vec<(Name, Loaded)>) {
+        rows.sort_unstable_by_key(|(_, loaded)| loaded.row.seq);
+        let mut full: HashSet<Shard> = HashSet::new();
+        for (name, loaded) in rows {
+            let RowId { shard, seq } = loaded.row;
+            if full.contains(&shard) || self.put(name, loaded) {
+                continue;
+            }
+            // No room: from here on, its shard is read again.
+            full.insert(shard);
+            if let Some(held) = self.shards.get_mut(&shard) {
+                held.scan.rewind(seq);
+            }
+        }
     }
 
     /// Returns whether a row that has waited is on its way, and lies before the page. The store may have it as gone by now, and

@@ -358,3 +358,18 @@ fn what_came_in_sight_before_a_place_is_read_in_every_shard_also_in_one_that_was
     lanes.load(Page { rows: vec![stored(3)], snapshot, ..Page::default() }, 2, Monotonic::default());
     assert_eq!(lanes.next_page().unwrap().0, [ReadFrom { shard: other.shard, after: Seq(5) }]);
 }
+
+#[test]
+fn rows_of_a_page_go_by_their_places_and_those_without_room_are_read_again() {
+    let other = Shard::new(2);
+    let mut lanes = Lanes::new(4, true);
+    lanes.hold(&[LEASE, Lease { shard: other, token: 9 }]);
+    lanes.next_page().unwrap();
+    let of_other = |seq| Stored { row: RowId { shard: other, seq: Seq(seq) }, ..unkeyed(seq) };
+    let rows = vec![unkeyed(1), unkeyed(4), unkeyed(5), of_other(2), of_other(3), of_other(6)];
+    lanes.load(Page { rows, ..Page::default() }, 1_000, Monotonic::default());
+    assert_eq!(take(&mut lanes), [1, 2, 3, 4]);
+    let (from, _) = lanes.next_page().unwrap();
+    let after = |shard, seq| ReadFrom { shard, after: Seq(seq) };
+    assert_eq!(from, [after(SHARD, 4), after(other, 5)]);
+}
