@@ -13,6 +13,8 @@ use crate::seeds::Workshop;
 /// What all tests of a run share.
 #[derive(Debug)]
 pub(crate) struct Bench {
+    /// What is tortured.
+    what: &'static str,
     pub(crate) seed: u64,
     pub(crate) nightly: bool,
     rounds: Option<u64>,
@@ -41,7 +43,12 @@ impl Bench {
     /// # Errors
     ///
     /// If they cannot be made.
-    pub(crate) fn new(seed: u64, nightly: bool, rounds: Option<u64>) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn new(
+        what: &'static str,
+        seed: u64,
+        nightly: bool,
+        rounds: Option<u64>,
+    ) -> anyhow::Result<Arc<Self>> {
         let program = std::env::current_exe()?;
         // The program lies in target/release or beside it.
         let target = program.parent().and_then(Path::parent).context("could not tell where cargo builds")?;
@@ -50,7 +57,7 @@ impl Bench {
         let memory = Path::new("/dev/shm");
         let fast = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }?;
         let slow = tempfile::tempdir_in(workshop.root())?;
-        Ok(Arc::new(Self { seed, nightly, rounds, workshop, fast, slow }))
+        Ok(Arc::new(Self { what, seed, nightly, rounds, workshop, fast, slow }))
     }
 
     /// Returns how many rounds a test has in this profile.
@@ -85,7 +92,11 @@ impl Bench {
     ) where
         F: Future<Output = anyhow::Result<Round>> + Send + 'static,
     {
-        let seeds = self.workshop.failed_seeds(report.test).into_iter().chain(self.seed..self.seed + rounds);
+        let seeds = self
+            .workshop
+            .failed_seeds(&self.name(report.test))
+            .into_iter()
+            .chain(self.seed..self.seed + rounds);
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let mut playing = JoinSet::new();
         for seed in seeds {
@@ -138,7 +149,7 @@ impl Bench {
         events: &[Event],
         files: &Path,
     ) -> anyhow::Result<PathBuf> {
-        let folder = self.workshop.evidence(test, seed)?;
+        let folder = self.workshop.evidence(&self.name(test), seed)?;
         history::save(events, &folder.join("history.jsonl"))?;
         for entry in files.read_dir()?.flatten() {
             if entry.path().is_file() {
@@ -158,10 +169,16 @@ impl Bench {
         }
     }
 
+    /// How a test is called among those of all that can be tortured.
+    fn name(&self, test: &str) -> String {
+        if self.what == "queue" { test.to_owned() } else { format!("{}-{test}", self.what) }
+    }
+
     /// Remembers the seed, and returns the command that repeats it.
     pub(crate) fn failed(&self, test: &str, seed: u64) -> String {
-        let command = format!("again: cargo xtask torture queue --only {test} --seed {seed} --rounds 1");
-        match self.workshop.remember(test, seed) {
+        let what = self.what;
+        let command = format!("again: cargo xtask torture {what} --only {test} --seed {seed} --rounds 1");
+        match self.workshop.remember(&self.name(test), seed) {
             Ok(()) => command,
             Err(error) => format!("{command} (the seed could not be remembered: {error:#})"),
         }

@@ -11,6 +11,8 @@ pub(crate) type Id = u64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
+    /// What follows was told by this process, of several that run at once.
+    By { life: usize },
     /// The file is about to be opened: a life begins.
     Opening,
     /// The file is open.
@@ -29,6 +31,10 @@ pub(crate) enum Event {
     Wrong { id: Id },
     /// The injected fault was told by the queue, in its words.
     Fault { error: String },
+    /// The process did not run for longer than it may say nothing: what it had was given to others meanwhile.
+    Stalled,
+    /// The process was told that what it had was given to others.
+    Overtaken,
     /// The process was killed, aborted, or left without a close; or the power failed.
     Killed,
     /// The queue was closed. It could not write everything down if `unsettled` says so.
@@ -57,6 +63,9 @@ pub(crate) struct Left {
     pub(crate) claims: u64,
     /// Files beside the queue's.
     pub(crate) side_files: u64,
+    /// Sessions of the database in a transaction that does nothing.
+    #[serde(default)]
+    pub(crate) idle_sessions: u64,
     /// SQLite's own check found damage.
     pub(crate) damaged: bool,
 }

@@ -1,19 +1,21 @@
 //! Kills, starves and corrupts what keeps messages, and counts what is lost.
 //!
-//! `cargo xtask torture` runs it. [`oracle`] judges a [`history`]; [`queue`] has the tests of the persistent queue; each of
-//! them is a file that says what it does to the queue.
+//! `cargo xtask torture` runs it. [`oracle`] judges a [`history`]; [`queue`] has the tests of the persistent queue, [`outbox`] those
+//! of the outbox; each of them is a file that says what it does.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
 mod history;
 mod item;
 mod oracle;
+mod outbox;
 mod queue;
 mod report;
 mod seeds;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -28,17 +30,25 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum What {
     /// The persistent queue: kills, failing and full disks, power loss, flipped bits.
-    Queue(QueueArgs),
+    Queue(RunArgs<queue::Test>),
+    /// The outbox: its relays and producers killed and stopped, its sessions ended.
+    Outbox(RunArgs<outbox::Test>),
     /// A child of the above.
     #[command(hide = true)]
     QueueChild {
         /// What it is to do, as JSON.
         plan: String,
     },
+    /// Another one.
+    #[command(hide = true)]
+    OutboxChild {
+        /// What it is to do, as JSON.
+        plan: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
-struct QueueArgs {
+struct RunArgs<T: ValueEnum + Send + Sync + 'static> {
     /// How much: `pr` takes minutes, `nightly` hours.
     #[arg(long, value_enum, default_value_t = Profile::Pr)]
     profile: Profile,
@@ -47,7 +57,7 @@ struct QueueArgs {
     seed: Option<u64>,
     /// Run only this test; may be given several times.
     #[arg(long, value_name = "TEST")]
-    only: Vec<queue::Test>,
+    only: Vec<T>,
     /// So many rounds of each test, instead of what the profile says.
     #[arg(long)]
     rounds: Option<u64>,
@@ -67,7 +77,11 @@ enum Profile {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().what {
-        What::Queue(args) => torture(&args),
+        What::Queue(args) => torture("queue", &args, async |bench, only| queue::run(bench, only).await),
+        What::Outbox(args) => torture("outbox", &args, async |bench, only| outbox::run(bench, only).await),
+        What::OutboxChild { plan } => {
+            serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| outbox::child::run(&plan))
+        }
         What::QueueChild { plan } => {
             serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| queue::child::run(&plan))
         }
@@ -78,13 +92,17 @@ fn main() -> ExitCode {
     })
 }
 
-fn torture(args: &QueueArgs) -> anyhow::Result<ExitCode> {
+fn torture<T: ValueEnum + Send + Sync + 'static>(
+    what: &'static str,
+    args: &RunArgs<T>,
+    run: impl AsyncFnOnce(&Arc<bench::Bench>, &[T]) -> Vec<report::Report>,
+) -> anyhow::Result<ExitCode> {
     let seed =
         args.seed.unwrap_or_else(|| relaykit_pipeline_traits::Rng::from_entropy().below(1_000_000_000));
     println!("seed {seed}");
-    let bench = bench::Bench::new(seed, args.profile == Profile::Nightly, args.rounds)?;
+    let bench = bench::Bench::new(what, seed, args.profile == Profile::Nightly, args.rounds)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let reports = runtime.block_on(queue::run(&bench, &args.only));
+    let reports = runtime.block_on(run(&bench, &args.only));
     println!("{}", report::table(&reports));
     for report in &reports {
         for note in &report.notes {

@@ -9,6 +9,8 @@ pub(crate) struct Promises {
     pub(crate) ordered: bool,
     /// How many items may have been handled and not yet be settled on disk.
     pub(crate) unsettled: usize,
+    /// A later item of a key is not handled before the one before it is settled: a repeat never comes after a newer one.
+    pub(crate) successors_wait: bool,
 }
 
 /// What is wrong with a history, and what is not: duplicates that a named window explains.
@@ -39,6 +41,10 @@ pub(crate) enum Window {
     StoppedOnAFailingDisk,
     /// The disk did not take what was handled, while the queue went on; the life ended before that was tried again.
     EndedBeforeSettledAgain,
+    /// The process stood still for longer than its lease: others had what it had handled, or it went on with what others have.
+    Stalled,
+    /// The process lost its lease before it could settle what it had handled.
+    Overtaken,
 }
 
 impl Judgement {
@@ -80,31 +86,53 @@ struct Track {
     seen: bool,
 }
 
-/// How a life went, as far as it matters to the lives after it.
+/// How a life went, as far as it matters to the lives after it, or beside it.
 #[derive(Debug, Default)]
 struct Life {
     decisions: usize,
+    /// How many were decided when something happened after which what was not settled is handled again.
+    breaks: Vec<(usize, Window)>,
     /// How many were decided when the disk failed the last time.
     failed_at: Option<usize>,
     /// What was decided long before the end, and explained by a failure of the disk.
     late: HashSet<Id>,
-    end: Option<Window>,
 }
 
 impl Life {
     /// Says why an item that was decided in this life, as its `at`-th, may be handled again.
     fn explains(&mut self, id: Id, at: usize, unsettled: usize) -> Option<Window> {
-        let end = self.end?;
-        if self.decisions - at < unsettled {
-            return Some(end);
+        let near = self.breaks.iter().find(|(broken, _)| broken.abs_diff(at) < unsettled);
+        if let Some((_, window)) = near {
+            return Some(*window);
         }
+        let ended = self.breaks.iter().any(|(_, window)| window.is_end());
         let failed = self.failed_at.is_some_and(|failed| failed >= at);
         let few = self.late.contains(&id) || self.late.len() < unsettled;
-        (failed && few).then(|| {
+        (ended && failed && few).then(|| {
             self.late.insert(id);
             Window::EndedBeforeSettledAgain
         })
     }
+
+    /// Whether what it handles now may have been handled by others while it stood still.
+    fn woke(&self, unsettled: usize) -> bool {
+        let stalled = self.breaks.iter().rev().find(|(_, window)| *window == Window::Stalled);
+        stalled.is_some_and(|(at, _)| self.decisions - at < unsettled)
+    }
+}
+
+impl Window {
+    const fn is_end(self) -> bool {
+        matches!(self, Self::KilledBeforeSettled | Self::StoppedOnAFailingDisk)
+    }
+}
+
+/// An item that was handled again, and where: not explained when that was told.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    id: Id,
+    life: usize,
+    at: usize,
 }
 
 #[derive(Debug, Default)]
@@ -127,22 +155,27 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
         tracks: HashMap::new(),
         keys: HashMap::new(),
         lives: Vec::new(),
+        life: 0,
+        doubts: Vec::new(),
         found: Judgement::default(),
     };
     let mut ended = None;
     for event in history {
         match event {
-            Event::Opening => oracle.lives.push(Life::default()),
+            Event::Opening => oracle.begin(oracle.lives.len()),
+            Event::By { life } => oracle.begin(*life),
             Event::Offered { id, .. } => oracle.track(*id).offered = true,
             Event::Acknowledged { id } => oracle.track(*id).acknowledged = true,
-            Event::Refused { id } => oracle.track(*id).refused = true,
+            Event::Refused { id } => oracle.refused(*id),
             Event::Lent { id, key, said } => oracle.lent(*id, *key, *said),
             Event::Found { id } => oracle.found(*id),
             Event::Wrong { id } => oracle.found.phantom.push(*id),
             Event::Fault { error } if error.starts_with(STORAGE) => oracle.disk_failed(),
             Event::Opened | Event::Fault { .. } | Event::Stopped { unsettled: false } => {}
-            Event::Killed => oracle.end(Window::KilledBeforeSettled),
-            Event::Stopped { unsettled: true } => oracle.end(Window::StoppedOnAFailingDisk),
+            Event::Killed => oracle.breaks(Window::KilledBeforeSettled),
+            Event::Stopped { unsettled: true } => oracle.breaks(Window::StoppedOnAFailingDisk),
+            Event::Stalled => oracle.breaks(Window::Stalled),
+            Event::Overtaken => oracle.breaks(Window::Overtaken),
             Event::Ended { left } => ended = Some(*left),
         }
     }
@@ -154,10 +187,29 @@ struct Oracle {
     tracks: HashMap<Id, Track>,
     keys: HashMap<u64, KeyTrack>,
     lives: Vec<Life>,
+    /// Of which one it is told.
+    life: usize,
+    doubts: Vec<Doubt>,
     found: Judgement,
 }
 
 impl Oracle {
+    fn begin(&mut self, life: usize) {
+        self.life = life;
+        if self.lives.len() <= life {
+            self.lives.resize_with(life + 1, Life::default);
+        }
+    }
+
+    fn refused(&mut self, id: Id) {
+        let track = self.track(id);
+        // Whoever says so last: it was handled all the same.
+        let known = std::mem::replace(&mut track.refused, true);
+        if track.lent && !known {
+            self.found.phantom.push(id);
+        }
+    }
+
     fn track(&mut self, id: Id) -> &mut Track {
         self.tracks.entry(id).or_default()
     }
@@ -170,22 +222,25 @@ impl Oracle {
             // Legal: 1 2 3 2 after a crash. Illegal: 1 3 2, and 3 while 2 waits for its retry.
             let behind = of_key.highest.is_some_and(|highest| id < highest);
             let overtakes = of_key.undecided.iter().any(|other| *other < id);
-            if first && (behind || overtakes) {
+            let woke = self.lives.get(self.life).is_some_and(|life| life.woke(self.promises.unsettled));
+            let again_behind = !first && behind && self.promises.successors_wait && !woke;
+            if (first && (behind || overtakes)) || again_behind {
                 self.found.reordered.push(id);
             }
             of_key.highest = of_key.highest.max(Some(id));
             match said {
+                // Others have handled it meanwhile, and what it says now goes nowhere.
+                Said::Again if woke && !first => false,
                 Said::Again => of_key.undecided.insert(id),
                 Said::Done | Said::Dead => of_key.undecided.remove(&id),
             };
         }
         if said != Said::Again {
-            let life = self.lives.len().saturating_sub(1);
-            let decisions = self.lives.last_mut().map_or(0, |life| {
+            let decisions = self.lives.get_mut(self.life).map_or(0, |life| {
                 life.decisions += 1;
                 life.decisions
             });
-            self.track(id).decided = Some((life, decisions));
+            self.track(id).decided = Some((self.life, decisions));
         }
     }
 
@@ -206,27 +261,46 @@ impl Oracle {
         }
         track.seen = true;
         let Some((life, at)) = track.decided else { return };
-        let unsettled = self.promises.unsettled;
-        let explained = self.lives.get_mut(life).and_then(|life| life.explains(id, at, unsettled));
-        match explained {
-            Some(window) => *self.found.duplicates.entry(window).or_default() += 1,
-            None => self.found.unexplained.push(id),
+        if !self.explain(Doubt { id, life, at }) {
+            if life == self.life {
+                self.found.unexplained.push(id);
+            } else {
+                // A process may learn later than others that it has lost what it had.
+                self.doubts.push(Doubt { id, life, at });
+            }
         }
     }
 
+    /// Counts a repeat if a window explains it: of the life in which it was decided, or of the one that repeats it.
+    fn explain(&mut self, Doubt { id, life, at }: Doubt) -> bool {
+        let unsettled = self.promises.unsettled;
+        let woke = life != self.life && self.lives.get(self.life).is_some_and(|life| life.woke(unsettled));
+        let window = self.lives.get_mut(life).and_then(|life| life.explains(id, at, unsettled));
+        let Some(window) = window.or(woke.then_some(Window::Stalled)) else { return false };
+        *self.found.duplicates.entry(window).or_default() += 1;
+        true
+    }
+
     fn disk_failed(&mut self) {
-        if let Some(life) = self.lives.last_mut() {
+        if let Some(life) = self.lives.get_mut(self.life) {
             life.failed_at = Some(life.decisions);
         }
     }
 
-    fn end(&mut self, window: Window) {
-        if let Some(life) = self.lives.last_mut() {
-            life.end = Some(window);
+    fn breaks(&mut self, window: Window) {
+        if let Some(life) = self.lives.get_mut(self.life) {
+            life.breaks.push((life.decisions, window));
         }
     }
 
     fn close(mut self, ended: Option<crate::history::Left>) -> Judgement {
+        // Of whatever life is told of last, nothing is repeated any more.
+        self.life = usize::MAX;
+        for doubt in std::mem::take(&mut self.doubts) {
+            if !self.explain(doubt) {
+                self.found.unexplained.push(doubt.id);
+            }
+        }
         let mut missing: Vec<_> = self
             .tracks
             .iter()
@@ -244,6 +318,7 @@ impl Oracle {
                 };
                 leak(left.in_flight, "items in flight with nobody");
                 leak(left.claims, "claims of batches that are done");
+                leak(left.idle_sessions, "sessions in a transaction that does nothing");
                 leak(left.side_files, "files beside a closed queue");
                 leak(u64::from(left.damaged), "damaged database");
                 // What the file still has is not lost, it is late.

@@ -3,7 +3,7 @@ pub(crate) mod child;
 mod flips;
 mod full;
 mod kill;
-mod life;
+pub(crate) mod life;
 mod owner;
 mod points;
 mod poison;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::history::Left;
 
-const PROMISES: Promises = Promises { ordered: true, unsettled: 2 };
+const PROMISES: Promises = Promises { ordered: true, unsettled: 2, successors_wait: false };
 
 fn offered(id: Id) -> Event {
     Event::Offered { id, key: 0 }
@@ -140,6 +140,66 @@ fn a_repeat_of_what_the_disk_did_not_take_long_before_the_kill_is_explained_by_t
     assert_eq!(judgement.unexplained, [3], "two at most were not settled");
 }
 
+/// Several processes at once, of which each has its say; a later item of a key waits until the one before it is settled.
+fn judged_together(items: &[Id], then: &[(usize, Event)]) -> Judgement {
+    let offered = items.iter().map(|id| (0, offered(*id)));
+    let told = offered.chain(then.iter().cloned()).chain([(0, ended())]);
+    let history: Vec<_> = told.flat_map(|(life, event)| [Event::By { life }, event]).collect();
+    judge(&history, Promises { successors_wait: true, ..PROMISES })
+}
+
+#[test]
+fn a_repeat_by_another_process_is_explained_by_what_became_of_the_first_one() {
+    for (end, window) in [
+        (Event::Killed, Window::KilledBeforeSettled),
+        (Event::Stalled, Window::Stalled),
+        (Event::Overtaken, Window::Overtaken),
+    ] {
+        let judgement =
+            judged_together(&[1, 2], &[(1, done(1)), (1, end.clone()), (2, done(1)), (2, done(2))]);
+        assert_eq!(judgement.duplicates, BTreeMap::from([(window, 1)]));
+        assert!(judgement.is_clean(), "{judgement:?}");
+        let judgement = judged_together(&[1, 2], &[(1, done(1)), (3, end), (2, done(1)), (2, done(2))]);
+        assert_eq!(judgement.unexplained, [1], "that was another process");
+    }
+}
+
+#[test]
+fn a_process_may_learn_later_than_others_that_it_has_lost_what_it_had() {
+    assert!(judged_together(&[1], &[(1, done(1)), (2, done(1)), (1, Event::Overtaken)]).is_clean());
+    let itself = judged_together(&[1], &[(1, done(1)), (1, done(1)), (1, Event::Overtaken)]);
+    assert_eq!(itself.unexplained, [1], "it had not lost it when it repeated it");
+}
+
+#[test]
+fn a_process_that_stood_still_may_go_on_with_what_others_have_handled_and_no_longer() {
+    let events = [(1, Event::Stalled), (2, done(1)), (2, done(2)), (1, done(1))];
+    let judgement = judged_together(&[1, 2], &events);
+    assert_eq!(judgement.duplicates, BTreeMap::from([(Window::Stalled, 1)]));
+    assert!(judgement.is_clean(), "{judgement:?}");
+    // What it says then goes nowhere.
+    let again = [&events[..3], &[(1, again(1)), (2, done(3))]].concat();
+    assert!(judged_together(&[1, 2, 3], &again).is_clean());
+    let long_after = [&events[..3], &[(1, done(3)), (1, done(4)), (1, done(1))]].concat();
+    assert_eq!(judged_together(&[1, 2, 3, 4], &long_after).unexplained, [1]);
+}
+
+#[test]
+fn a_repeat_behind_a_newer_item_of_its_key_is_reordered_where_successors_wait() {
+    let events = [(1, done(1)), (1, done(2)), (1, Event::Killed), (2, done(1))];
+    let judgement = judged_together(&[1, 2], &events);
+    assert_eq!((judgement.reordered, judgement.unexplained), (vec![1], vec![]));
+}
+
+#[test]
+fn what_is_known_in_the_end_as_never_committed_is_a_phantom_if_it_was_handled() {
+    let judgement = judged_together(
+        &[1, 2],
+        &[(1, done(1)), (0, Event::Refused { id: 1 }), (0, Event::Refused { id: 2 })],
+    );
+    assert_eq!((judgement.phantom, judgement.lost), (vec![1], vec![]));
+}
+
 #[test]
 fn an_item_that_is_still_in_the_file_when_the_time_is_up_is_stuck() {
     let left = Left { stored: 1, ..Left::default() };
@@ -150,9 +210,10 @@ fn an_item_that_is_still_in_the_file_when_the_time_is_up_is_stuck() {
 
 #[test]
 fn what_is_not_given_back_is_a_leak() {
-    let left = Left { in_flight: 1, claims: 2, side_files: 1, damaged: true, ..Left::default() };
+    let left =
+        Left { in_flight: 1, claims: 2, side_files: 1, damaged: true, idle_sessions: 1, ..Left::default() };
     let judgement = judge(&[Event::Opening, Event::Ended { left }], PROMISES);
-    assert_eq!(judgement.leaks.len(), 4, "{:?}", judgement.leaks);
+    assert_eq!(judgement.leaks.len(), 5, "{:?}", judgement.leaks);
     assert_eq!(judge(&[Event::Opening], PROMISES).leaks, ["the end was never reached"]);
 }
 

@@ -77,7 +77,7 @@ async fn round(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
         anyhow::bail!("{error:?}");
     }
     history.extend(reopened.events);
-    let promises = Promises { ordered: false, unsettled: UNSETTLED };
+    let promises = Promises { ordered: false, unsettled: UNSETTLED, successors_wait: false };
     Ok(Round { trials, promises, history, folder })
 }
 

@@ -491,7 +491,7 @@ pub(crate) enum Order {
 }
 
 /// Waits for an order of the parent, on a thread of its own. A parent that is gone ends the process.
-fn orders() -> watch::Receiver<Option<Order>> {
+pub(crate) fn orders() -> watch::Receiver<Option<Order>> {
     let (tell, told) = watch::channel(None);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {

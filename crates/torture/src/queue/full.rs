@@ -77,7 +77,7 @@ async fn round(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
     for entry in disk.at.path().read_dir()?.flatten() {
         let _ = std::fs::copy(entry.path(), folder.path().join(entry.file_name()));
     }
-    let promises = Promises { ordered: mode != Mode::Free, unsettled: UNSETTLED };
+    let promises = Promises { ordered: mode != Mode::Free, unsettled: UNSETTLED, successors_wait: false };
     Ok(Round { trials: LIVES, promises, history, folder })
 }
 

@@ -57,7 +57,7 @@ async fn lives(bench: Arc<Bench>, seed: u64, ends: Ends) -> anyhow::Result<Round
         });
     }
     history.extend(drain(&plan).await?);
-    let promises = Promises { ordered: mode != Mode::Free, unsettled: UNSETTLED };
+    let promises = Promises { ordered: mode != Mode::Free, unsettled: UNSETTLED, successors_wait: false };
     Ok(Round { trials: LIVES, promises, history, folder })
 }
 

@@ -58,7 +58,15 @@ impl Life {
     ///
     /// If it cannot be started.
     pub(crate) fn begin(start: &Start, plan: &Plan) -> anyhow::Result<Self> {
-        let plan = serde_json::to_string(plan)?;
+        Self::begin_as(start, "queue-child", &serde_json::to_string(plan)?)
+    }
+
+    /// Starts a child for this subcommand, with its plan.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub(crate) fn begin_as(start: &Start, subcommand: &str, plan: &str) -> anyhow::Result<Self> {
         let mut command = match start.under.split_first() {
             Some((outer, rest)) => {
                 let mut command = Command::new(outer);
@@ -67,10 +75,7 @@ impl Life {
             }
             None => Command::new(&start.program),
         };
-        command
-            .arg("queue-child")
-            .arg(plan)
-            .envs(start.environment.iter().map(|(name, value)| (name, value)));
+        command.arg(subcommand).arg(plan).envs(start.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child =
             command.spawn().with_context(|| format!("could not start {}", start.program.display()))?;

@@ -54,7 +54,12 @@ async fn round(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
     is_taken(&plan)?;
     stranger.execute_batch("ROLLBACK")?;
     drop(stranger);
-    Ok(Round { trials: 5, promises: Promises { ordered: true, unsettled: UNSETTLED }, history, folder })
+    Ok(Round {
+        trials: 5,
+        promises: Promises { ordered: true, unsettled: UNSETTLED, successors_wait: false },
+        history,
+        folder,
+    })
 }
 
 fn is_taken(plan: &Plan) -> anyhow::Result<()> {

@@ -95,6 +95,6 @@ async fn dies_at(
     history.extend(events);
     let trials = u64::from(aborted);
     history.extend(drain(&plan).await?);
-    let promises = Promises { ordered: mode != Mode::Free, unsettled: UNSETTLED };
+    let promises = Promises { ordered: mode != Mode::Free, unsettled: UNSETTLED, successors_wait: false };
     Ok(Round { trials, promises, history, folder })
 }

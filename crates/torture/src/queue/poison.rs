@@ -46,6 +46,6 @@ async fn round(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
             break;
         }
     }
-    let promises = Promises { ordered: false, unsettled: UNSETTLED };
+    let promises = Promises { ordered: false, unsettled: UNSETTLED, successors_wait: false };
     Ok(Round { trials: deaths, promises, history, folder })
 }

@@ -187,7 +187,10 @@ fn states(
                 let mut history = history;
                 history.push(Event::Killed);
                 history.extend(reopened.events.iter().cloned());
-                let judgement = oracle::judge(&history, Promises { ordered: true, unsettled: UNSETTLED });
+                let judgement = oracle::judge(
+                    &history,
+                    Promises { ordered: true, unsettled: UNSETTLED, successors_wait: false },
+                );
                 State { judgement, reopened, history, folder }
             });
         }

@@ -159,7 +159,8 @@ impl Sweep {
         }
         let stalled = history.contains(&Event::Fault { error: STALLED.to_owned() });
         history.extend(drain(&plan).await?);
-        let judgement = oracle::judge(&history, Promises { ordered: true, unsettled: UNSETTLED });
+        let judgement =
+            oracle::judge(&history, Promises { ordered: true, unsettled: UNSETTLED, successors_wait: false });
         if judgement.is_clean() && !stalled {
             return Ok(Some((judgement, None)));
         }

@@ -1,0 +1,60 @@
+mod backends;
+pub(crate) mod child;
+mod kill;
+mod ledger;
+mod place;
+mod scene;
+mod zombie;
+
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use relaykit_pipeline_traits::{Clock as _, SystemClock};
+
+use crate::bench::Bench;
+use crate::report::Report;
+
+/// What is done to the outbox: to its relays, its producers, and its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Test {
+    /// Relays and producers on SQLite, SIGKILL at random moments.
+    KillSqlite,
+    /// The same on Postgres.
+    KillPostgres,
+    /// Relays on SQLite that stand still for longer than their lease, and go on.
+    ZombieSqlite,
+    /// The same on Postgres.
+    ZombiePostgres,
+    /// Sessions of relays and producers ended by the database.
+    Backends,
+}
+
+/// Runs the tests, all unless some are named.
+pub(crate) async fn run(bench: &Arc<Bench>, only: &[Test]) -> Vec<Report> {
+    let clock = SystemClock::new();
+    let mut reports = Vec::new();
+    for test in Test::value_variants() {
+        if !only.is_empty() && !only.contains(test) {
+            continue;
+        }
+        let begun = clock.monotonic();
+        let report = test.run(bench).await.took(clock.monotonic().since(begun));
+        println!("{}: {} trials in {:.1} s", report.test, report.trials, report.seconds);
+        reports.push(report);
+    }
+    reports
+}
+
+impl Test {
+    async fn run(self, bench: &Arc<Bench>) -> Report {
+        use place::Kind::{Postgres, Sqlite};
+
+        match self {
+            Self::KillSqlite => kill::killed(bench, "kill-sqlite", Sqlite).await,
+            Self::KillPostgres => kill::killed(bench, "kill-postgres", Postgres).await,
+            Self::ZombieSqlite => zombie::stalled(bench, "zombie-sqlite", Sqlite).await,
+            Self::ZombiePostgres => zombie::stalled(bench, "zombie-postgres", Postgres).await,
+            Self::Backends => backends::ended(bench).await,
+        }
+    }
+}

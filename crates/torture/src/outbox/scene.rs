@@ -1,0 +1,200 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
+
+use super::child::{Plan, RELAYS, Role, UNSETTLED};
+use super::ledger::{self, Ledger};
+use super::place::{Kind, Place, Site};
+use crate::bench::{Bench, Round};
+use crate::history::{Event, Left};
+use crate::oracle::Promises;
+use crate::queue::child::Order;
+use crate::queue::life::{Life, Start};
+
+/// Ids of a producer's life; the next life of its keys begins after them.
+const IDS: u64 = 1_000_000;
+
+/// How long all that was committed may take to be sent in the end, leases of the dead included.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// An outbox with producers and relays in processes of their own.
+pub(crate) struct Scene {
+    folder: tempfile::TempDir,
+    pub(crate) site: Site,
+    place: Place,
+    path: PathBuf,
+    ledger: Ledger,
+    start: Start,
+    lives: usize,
+    pub(crate) rng: Rng,
+    pub(crate) actors: Vec<Actor>,
+}
+
+/// A process, and what it is for.
+pub(crate) struct Actor {
+    life: Life,
+    pub(crate) number: usize,
+    role: Role,
+}
+
+impl Actor {
+    pub(crate) fn is_relay(&self) -> bool {
+        matches!(self.role, Role::Relay { .. })
+    }
+
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.life.id()
+    }
+}
+
+impl Scene {
+    /// Starts two producers, and four relays in three processes.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub(crate) async fn begin(bench: &Arc<Bench>, kind: Kind, seed: u64) -> anyhow::Result<Self> {
+        let folder = bench.fast_folder()?;
+        let site = Site::make(kind, folder.path()).await?;
+        let path = folder.path().join("ledger");
+        let mut scene = Self {
+            place: site.place()?,
+            ledger: Ledger::open(&path, 0)?,
+            start: Start::plain()?,
+            // The first is the parent.
+            lives: 1,
+            rng: Rng::seeded(seed),
+            actors: Vec::new(),
+            folder,
+            site,
+            path,
+        };
+        for slot in 0..2 {
+            scene.enter(Role::Produce { slot, first_id: 0 })?;
+        }
+        for relays in [1, RELAYS, 1] {
+            scene.enter(Role::Relay { relays })?;
+        }
+        Ok(scene)
+    }
+
+    fn enter(&mut self, role: Role) -> anyhow::Result<()> {
+        let life = self.spawn(role)?;
+        self.actors.push(life);
+        Ok(())
+    }
+
+    fn spawn(&mut self, role: Role) -> anyhow::Result<Actor> {
+        let number = self.lives;
+        self.lives += 1;
+        let role = match role {
+            Role::Produce { slot, .. } => Role::Produce { slot, first_id: number as u64 * IDS },
+            other => other,
+        };
+        let (place, ledger, seed) = (self.place.clone(), self.path.clone(), self.rng.next_u64() >> 1);
+        let plan = Plan { place, ledger, life: number, seed, role };
+        let life = Life::begin_as(&self.start, "outbox-child", &serde_json::to_string(&plan)?)?;
+        Ok(Actor { life, number, role })
+    }
+
+    /// Picks a process.
+    pub(crate) fn pick(&mut self, chosen: impl Fn(&Actor) -> bool) -> Option<usize> {
+        let all: Vec<_> = (0..self.actors.len()).filter(|at| chosen(&self.actors[*at])).collect();
+        let at = self.rng.below(all.len().max(1) as u64);
+        all.get(usize::try_from(at).unwrap_or(0)).copied()
+    }
+
+    /// Tells the ledger what was done to a process.
+    pub(crate) fn note(&self, life: usize, event: Event) {
+        self.ledger.say_of(life, &[event]);
+    }
+
+    /// Kills a process, and starts another in its place.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub(crate) async fn kill(&mut self, at: usize) -> anyhow::Result<()> {
+        let Actor { life, number, role } = self.actors.swap_remove(at);
+        life.kill().await?;
+        self.note(number, Event::Killed);
+        self.enter(role)
+    }
+
+    /// Waits for a while.
+    pub(crate) async fn wait(&mut self, at_most: Duration) {
+        let micros = self.rng.below(u64::try_from(at_most.as_micros()).unwrap_or(1).max(1));
+        SystemClock::new().sleep(Duration::from_micros(micros)).await;
+    }
+
+    /// Ends all, sends what is left, and gathers the history.
+    ///
+    /// # Errors
+    ///
+    /// If a process does not end well, or the database does not answer.
+    pub(crate) async fn end(mut self, trials: u64) -> anyhow::Result<Round> {
+        // Producers first: what they do last is sent, too. Of the relays, some die.
+        let (producers, relays): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.actors).into_iter().partition(|actor| !actor.is_relay());
+        for mut actor in producers {
+            actor.life.order(Order::Stop).await;
+            actor.life.end().await?;
+        }
+        for mut actor in relays {
+            if self.rng.chance(0.5) {
+                actor.life.kill().await?;
+                self.note(actor.number, Event::Killed);
+            } else {
+                actor.life.order(Order::Stop).await;
+                actor.life.end().await?;
+            }
+        }
+        let mut drains = self.spawn(Role::Drain)?;
+        let clock = SystemClock::new();
+        let until = clock.monotonic() + DRAIN;
+        let mut left = self.site.depth().await?;
+        while left.pending > 0 && clock.monotonic() < until {
+            clock.sleep(Duration::from_millis(20)).await;
+            left = self.site.depth().await?;
+        }
+        drains.life.order(Order::Stop).await;
+        drains.life.end().await?;
+        let idle_sessions = self.site.idle_sessions().await;
+        let mut history = ledger::read(&self.path)?;
+        self.settle_accounts(&mut history).await?;
+        history.push(Event::Ended {
+            left: Left { stored: left.pending + left.dead, idle_sessions, ..Left::default() },
+        });
+        let Self { folder, site, .. } = self;
+        ensure!(history.iter().any(|event| matches!(event, Event::Lent { .. })), "nothing was ever sent");
+        site.clean().await;
+        let promises = Promises { ordered: true, unsettled: UNSETTLED, successors_wait: true };
+        Ok(Round { trials, promises, history, folder })
+    }
+
+    /// Adds what the database says was committed, and what was not: some producers never learnt it.
+    async fn settle_accounts(&self, history: &mut Vec<Event>) -> anyhow::Result<()> {
+        use std::collections::HashSet;
+
+        let committed = self.site.committed().await?;
+        let mut offered = Vec::new();
+        let mut told = HashSet::new();
+        for event in history.iter() {
+            match event {
+                Event::Offered { id, .. } => offered.push(*id),
+                Event::Acknowledged { id } => drop(told.insert(*id)),
+                _ => {}
+            }
+        }
+        history.push(Event::By { life: 0 });
+        history.extend(offered.into_iter().filter_map(|id| match committed.contains(&id) {
+            true if told.contains(&id) => None,
+            true => Some(Event::Acknowledged { id }),
+            false => Some(Event::Refused { id }),
+        }));
+        Ok(())
+    }
+}
