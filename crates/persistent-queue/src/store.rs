@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use relaykit_pipeline_traits::Timestamp;
 use relaykit_sql_store::sqlite::rusqlite::config::DbConfig;
-use relaykit_sql_store::sqlite::rusqlite::{Connection, OptionalExtension as _, Result, params};
+use relaykit_sql_store::sqlite::rusqlite::{Connection, Error, OptionalExtension as _, Result, ffi, params};
 use relaykit_sql_store::torture::planted;
 
 use crate::dead::{DeadLetter, DeadReason};
@@ -196,13 +196,16 @@ fn take_over_in(
     // A clock that went back since must not make anything wait longer than was meant.
     let micros = now.as_micros();
     connection.execute("UPDATE batches SET due = ?1 + delay WHERE due > ?1 + delay", [micros])?;
-    let stored = connection.query_row(
-        "SELECT count(*), coalesce(sum(items), 0), coalesce(sum(length(data)), 0) FROM live",
-        [],
-        |row| {
-            Ok(Levels { batches: count(row.get(0)?), items: count(row.get(1)?), bytes: count(row.get(2)?) })
-        },
-    )?;
+    let (stored, hollow) = connection.query_row(LEVELS, [], |row| {
+        let levels =
+            Levels { batches: count(row.get(0)?), items: count(row.get(1)?), bytes: count(row.get(2)?) };
+        Ok((levels, row.get::<_, i64>(3)?))
+    })?;
+    if hollow > 0 {
+        // A page that leads elsewhere: what no query finds would be missing without a word.
+        let text = format!("{hollow} batches have no content");
+        return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(text)));
+    }
     let dead: i64 = connection.query_row("SELECT coalesce(sum(items), 0) FROM dead", [], |row| row.get(0))?;
     Ok(Opened {
         stored,
@@ -213,6 +216,11 @@ fn take_over_in(
         crashed_items,
     })
 }
+
+/// What the file holds, and how many of it SQLite reads as something that it would never have taken. It does not look for that:
+/// a column that must not be empty is not compared with nothing.
+const LEVELS: &str = "SELECT count(*), coalesce(sum(items), 0), coalesce(sum(length(data)), 0),
+    coalesce(sum(typeof(due) <> 'integer' OR typeof(items) <> 'integer' OR typeof(data) <> 'blob'), 0) FROM live";
 
 /// The batch that was stored first.
 pub(crate) fn oldest(connection: &Connection) -> Result<Option<Oldest>> {
@@ -439,7 +447,7 @@ pub(crate) fn these(connection: &Connection, ids: &[i64], max_bytes: usize) -> R
     Ok((page, Vec::new()))
 }
 
-fn is_damage(error: &relaykit_sql_store::sqlite::rusqlite::Error) -> bool {
+fn is_damage(error: &Error) -> bool {
     use relaykit_sql_store::sqlite::rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure};
 
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | SystemIoFailure))

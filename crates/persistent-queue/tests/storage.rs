@@ -265,6 +265,29 @@ async fn a_close_that_cannot_be_noted_keeps_the_log_and_the_file_can_be_opened()
 }
 
 #[tokio::test]
+async fn a_file_whose_rows_lead_elsewhere_is_refused() {
+    let bench = Bench::new();
+    let queue = bench.builder(&Script::done()).open().unwrap();
+    queue.pause();
+    for item in 1..=3 {
+        queue.push_durable(item).await.unwrap();
+    }
+    let _ = queue.close(SECOND).await;
+    // As one flipped bit in a list of rows has it: the row is read from a place where there is none, and as empty.
+    let change = |from: &str, to: &str| {
+        format!(
+            "PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = replace(sql, '{from}', '{to}') WHERE name = 'batches';"
+        )
+    };
+    tamper(&bench.path(), &change("due INTEGER NOT NULL", "due INTEGER"));
+    tamper(&bench.path(), "UPDATE batches SET due = NULL WHERE id = 2");
+    tamper(&bench.path(), &change("due INTEGER,", "due INTEGER NOT NULL,"));
+    let error = bench.builder(&Script::done()).open().unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn what_was_on_its_way_does_not_overtake_what_the_disk_refused() {
     let bench = Bench::new();
     let queue =
