@@ -28,6 +28,9 @@ pub(crate) const TEST_URL: &str = "RELAYKIT_TEST_POSTGRES";
 /// The environment variable that tells tests where a pooler in transaction mode is.
 pub(crate) const TEST_POOLER_URL: &str = "RELAYKIT_TEST_PGBOUNCER";
 
+/// The environment variable that tells `relaykit-torture` how the server is stopped and started.
+const CONTROL: &str = "RELAYKIT_TORTURE_POSTGRES";
+
 /// The feature of a crate that talks to Postgres.
 const FEATURE: &str = "postgres";
 
@@ -37,6 +40,8 @@ pub(crate) struct Postgres {
     pub(crate) url: String,
     /// The URL of a pooler in transaction mode before it, if there is one.
     pub(crate) pooler: Option<String>,
+    /// How it is stopped and started, if we started it here: as JSON.
+    pub(crate) control: Option<String>,
     _stop: Option<Watchdog>,
 }
 
@@ -44,7 +49,8 @@ impl Postgres {
     /// Returns the environment variables that tests read.
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let pooler = self.pooler.as_deref().map(|url| (TEST_POOLER_URL, url));
-        [(TEST_URL, self.url.as_str())].into_iter().chain(pooler)
+        let control = self.control.as_deref().map(|control| (CONTROL, control));
+        [(TEST_URL, self.url.as_str())].into_iter().chain(pooler).chain(control)
     }
 }
 
@@ -66,7 +72,7 @@ pub(crate) fn obtain() -> anyhow::Result<Option<Postgres>> {
     match source {
         Source::Given { url } => {
             eprintln!("postgres: the server of DATABASE_URL");
-            Ok(Some(Postgres { url, pooler: variable(TEST_POOLER_URL), _stop: None }))
+            Ok(Some(Postgres { url, pooler: variable(TEST_POOLER_URL), control: None, _stop: None }))
         }
         Source::Binaries { folder } => start(&folder).map(Some),
         Source::Docker => docker::start().map(Some),

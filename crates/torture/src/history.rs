@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Refused { id: Id },
     /// A handler had it and said so.
     Lent { id: Id, key: u64, said: Said },
+    /// Whoever had handled it was not waited for: nobody knows what was said of it.
+    GivenUp { id: Id },
     /// It was among the dead letters in the end.
     Found { id: Id },
     /// What a handler or the end found is not what was pushed.

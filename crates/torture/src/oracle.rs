@@ -45,6 +45,8 @@ pub(crate) enum Window {
     Stalled,
     /// The process lost its lease before it could settle what it had handled.
     Overtaken,
+    /// Its handler was not waited for.
+    GivenUp,
 }
 
 impl Judgement {
@@ -82,6 +84,7 @@ struct Track {
     lent: bool,
     /// The last time that it was said to be done or dead: in which life, and as its how-manieth.
     decided: Option<(usize, usize)>,
+    given_up: bool,
     /// Handled, decided or found.
     seen: bool,
 }
@@ -168,6 +171,7 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
             Event::Acknowledged { id } => oracle.track(*id).acknowledged = true,
             Event::Refused { id } => oracle.refused(*id),
             Event::Lent { id, key, said } => oracle.lent(*id, *key, *said),
+            Event::GivenUp { id } => oracle.track(*id).given_up = true,
             Event::Found { id } => oracle.found(*id),
             Event::Wrong { id } => oracle.found.phantom.push(*id),
             Event::Fault { error } if error.starts_with(STORAGE) => oracle.disk_failed(),
@@ -261,6 +265,12 @@ impl Oracle {
         }
         track.seen = true;
         let Some((life, at)) = track.decided else { return };
+        if std::mem::take(&mut track.given_up) {
+            // As if it had never been said.
+            track.decided = None;
+            *self.found.duplicates.entry(Window::GivenUp).or_default() += 1;
+            return;
+        }
         if !self.explain(Doubt { id, life, at }) {
             if life == self.life {
                 self.found.unexplained.push(id);

@@ -3,6 +3,7 @@ pub(crate) mod child;
 mod kill;
 mod ledger;
 mod place;
+mod restarts;
 mod scene;
 mod zombie;
 
@@ -27,6 +28,8 @@ pub(crate) enum Test {
     ZombiePostgres,
     /// Sessions of relays and producers ended by the database.
     Backends,
+    /// A Postgres server that crashes, and comes up again.
+    Restarts,
 }
 
 /// Runs the tests, all unless some are named.
@@ -55,6 +58,7 @@ impl Test {
             Self::ZombieSqlite => zombie::stalled(bench, "zombie-sqlite", Sqlite).await,
             Self::ZombiePostgres => zombie::stalled(bench, "zombie-postgres", Postgres).await,
             Self::Backends => backends::ended(bench).await,
+            Self::Restarts => restarts::crashed(bench).await,
         }
     }
 }

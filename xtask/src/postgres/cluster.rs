@@ -46,7 +46,14 @@ pub(super) fn start(programs: &Path) -> anyhow::Result<Postgres> {
     run(pg_ctl.arg("--log").arg(folder.join("log")), user)
         .with_context(|| fs::read_to_string(folder.join("log")).unwrap_or_default())?;
     let pooler = pooler::start(&folder, user)?.then(|| format!("{}&port={}", url(&folder), pooler::PORT));
-    Ok(Postgres { url: url(&folder), pooler, _stop: Some(watchdog) })
+    let control = serde_json::json!({
+        "pg_ctl": programs.join("pg_ctl"),
+        "data": data,
+        "log": folder.join("log"),
+        "user": user.is_other().then_some((user.uid, user.gid)),
+    });
+    let (url, control) = (url(&folder), Some(control.to_string()));
+    Ok(Postgres { url, pooler, control, _stop: Some(watchdog) })
 }
 
 /// Returns where throwaway folders go: root's own may be closed to others.

@@ -40,7 +40,7 @@ pub(super) fn start() -> anyhow::Result<Postgres> {
     let bound = said(&mut docker(["port", &name, "5432/tcp"]))?;
     let port = port_of(&bound).with_context(|| format!("`docker port` names no port: {bound}"))?;
     let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-    Ok(Postgres { url, pooler: None, _stop: Some(watchdog) })
+    Ok(Postgres { url, pooler: None, control: None, _stop: Some(watchdog) })
 }
 
 /// Reads the port out of lines such as `127.0.0.1:49153`.

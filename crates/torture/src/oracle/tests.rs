@@ -185,6 +185,17 @@ fn a_process_that_stood_still_may_go_on_with_what_others_have_handled_and_no_lon
 }
 
 #[test]
+fn a_repeat_of_what_was_not_waited_for_is_explained_once() {
+    let events = [(1, done(1)), (1, Event::GivenUp { id: 1 }), (1, done(1))];
+    let judgement = judged_together(&[1], &events);
+    assert_eq!(judgement.duplicates, BTreeMap::from([(Window::GivenUp, 1)]));
+    assert!(judgement.is_clean(), "{judgement:?}");
+    assert_eq!(judged_together(&[1], &[&events[..], &[(1, done(1))]].concat()).unexplained, [1]);
+    let with_a_retry = [&events[..2], &[(1, again(1)), (1, done(1))]].concat();
+    assert!(judged_together(&[1], &with_a_retry).is_clean());
+}
+
+#[test]
 fn a_repeat_behind_a_newer_item_of_its_key_is_reordered_where_successors_wait() {
     let events = [(1, done(1)), (1, done(2)), (1, Event::Killed), (2, done(1))];
     let judgement = judged_together(&[1, 2], &events);

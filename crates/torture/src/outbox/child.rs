@@ -28,6 +28,7 @@ use crate::queue::child::{Mood, Order, orders};
 pub(crate) struct Plan {
     pub(crate) place: Place,
     pub(crate) ledger: PathBuf,
+    /// Under which number it tells; of several relays, the first one's.
     pub(crate) life: usize,
     pub(crate) seed: u64,
     pub(crate) role: Role,
@@ -47,14 +48,20 @@ pub(crate) enum Role {
 /// For how long a relay holds its shards.
 pub(crate) const LEASE: Duration = Duration::from_millis(1_200);
 
-/// Messages that a process may have sent and not settled: relays times batches times messages.
-pub(crate) const UNSETTLED: usize = RELAYS * CONCURRENCY * BATCH;
-pub(crate) const RELAYS: usize = 2;
+/// Messages that a relay may have sent and not settled: batches times messages.
+pub(crate) const UNSETTLED: usize = CONCURRENCY * BATCH;
 const CONCURRENCY: usize = 4;
 const BATCH: usize = 10;
 
 /// Keys of a producer.
 const KEYS: u64 = 8;
+
+impl Role {
+    /// How many tell the ledger each for itself.
+    pub(crate) fn lives(self) -> usize {
+        if let Self::Relay { relays } = self { relays } else { 1 }
+    }
+}
 
 /// Does what the plan says, and tells the ledger.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
@@ -65,11 +72,11 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
 }
 
 async fn live(plan: &Plan) -> anyhow::Result<()> {
-    let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life)?);
     let end = orders();
     let names = plan.place.names();
     match (plan.role, &plan.place) {
         (Role::Produce { slot, first_id }, place) => {
+            let ledger = Ledger::open(&plan.ledger, plan.life)?;
             let producer = Producer { ledger, slot, next: first_id, rng: Rng::seeded(plan.seed) };
             match place {
                 Place::Sqlite { file } => producer.on_sqlite(file, &end).await,
@@ -80,14 +87,14 @@ async fn live(plan: &Plan) -> anyhow::Result<()> {
                 }
             }
         }
-        (_, Place::Sqlite { file }) => relay(plan, &ledger, || sqlite_store(file, &names), &end).await,
+        (_, Place::Sqlite { file }) => relay(plan, || sqlite_store(file, &names), &end).await,
         (_, Place::Postgres { url, schema }) => {
             let store = || {
                 let options = options(url, schema)?;
                 let pool = Guarded::connect(options, SystemClock::new()).max_connections(4).build()?;
                 Ok(PgOutboxStore::new(pool, &names))
             };
-            relay(plan, &ledger, store, &end).await
+            relay(plan, store, &end).await
         }
     }
 }
@@ -97,17 +104,16 @@ type End = watch::Receiver<Option<Order>>;
 /// Runs relays until told to end.
 async fn relay<S: OutboxStore>(
     plan: &Plan,
-    ledger: &Arc<Ledger>,
     store: impl Fn() -> anyhow::Result<S>,
     end: &End,
 ) -> anyhow::Result<()> {
     let moody = plan.role != Role::Drain;
-    let relays = if let Role::Relay { relays } = plan.role { relays } else { 1 };
     let mut rng = Rng::seeded(plan.seed);
     let mut running = JoinSet::new();
-    for _ in 0..relays {
-        let sink = Sink { ledger: Arc::clone(ledger), rng: Mutex::new(rng.fork()), moody };
-        let tells = Arc::clone(ledger);
+    for number in 0..plan.role.lives() {
+        let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
+        let sink = Sink { ledger: Arc::clone(&ledger), rng: Mutex::new(rng.fork()), moody };
+        let tells = ledger;
         let soon = Backoff::fixed(Duration::from_millis(5)).unlimited_attempts();
         let relay = Relay::builder(store()?, sink)
             .batch_size(BATCH)
@@ -179,14 +185,32 @@ impl BatchHandler<Message> for Sink {
         }
         // The effect: from here on it has happened, whoever dies.
         self.ledger.say(&events);
+        let mut call = Call { ledger: &self.ledger, events };
         self.dawdle().await;
+        call.events.clear();
         BatchOutcome::Each(verdicts)
+    }
+}
+
+/// A call that has had its effect. If it is dropped before it has answered, nobody learns what it would have said.
+struct Call<'a> {
+    ledger: &'a Ledger,
+    events: Vec<Event>,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let given_up = |event: &Event| match event {
+            Event::Lent { id, .. } => Some(Event::GivenUp { id: *id }),
+            _ => None,
+        };
+        self.ledger.say(&self.events.iter().filter_map(given_up).collect::<Vec<_>>());
     }
 }
 
 /// Adds messages in transactions, of which some are rolled back.
 struct Producer {
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     slot: u64,
     next: Id,
     rng: Rng,

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -5,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 
-use super::child::{Plan, RELAYS, Role, UNSETTLED};
+use super::child::{Plan, Role, UNSETTLED};
 use super::ledger::{self, Ledger};
 use super::place::{Kind, Place, Site};
 use crate::bench::{Bench, Round};
@@ -36,13 +37,18 @@ pub(crate) struct Scene {
 /// A process, and what it is for.
 pub(crate) struct Actor {
     life: Life,
-    pub(crate) number: usize,
+    /// Under which numbers it tells.
+    numbers: Range<usize>,
     role: Role,
 }
 
 impl Actor {
     pub(crate) fn is_relay(&self) -> bool {
         matches!(self.role, Role::Relay { .. })
+    }
+
+    pub(crate) fn numbers(&self) -> Range<usize> {
+        self.numbers.clone()
     }
 
     pub(crate) fn id(&self) -> Option<u32> {
@@ -75,7 +81,7 @@ impl Scene {
         for slot in 0..2 {
             scene.enter(Role::Produce { slot, first_id: 0 })?;
         }
-        for relays in [1, RELAYS, 1] {
+        for relays in [1, 2, 1] {
             scene.enter(Role::Relay { relays })?;
         }
         Ok(scene)
@@ -89,7 +95,7 @@ impl Scene {
 
     fn spawn(&mut self, role: Role) -> anyhow::Result<Actor> {
         let number = self.lives;
-        self.lives += 1;
+        self.lives += role.lives();
         let role = match role {
             Role::Produce { slot, .. } => Role::Produce { slot, first_id: number as u64 * IDS },
             other => other,
@@ -97,7 +103,7 @@ impl Scene {
         let (place, ledger, seed) = (self.place.clone(), self.path.clone(), self.rng.next_u64() >> 1);
         let plan = Plan { place, ledger, life: number, seed, role };
         let life = Life::begin_as(&self.start, "outbox-child", &serde_json::to_string(&plan)?)?;
-        Ok(Actor { life, number, role })
+        Ok(Actor { life, numbers: number..self.lives, role })
     }
 
     /// Picks a process.
@@ -108,8 +114,10 @@ impl Scene {
     }
 
     /// Tells the ledger what was done to a process.
-    pub(crate) fn note(&self, life: usize, event: Event) {
-        self.ledger.say_of(life, &[event]);
+    pub(crate) fn note(&self, numbers: Range<usize>, event: &Event) {
+        for life in numbers {
+            self.ledger.say_of(life, std::slice::from_ref(event));
+        }
     }
 
     /// Kills a process, and starts another in its place.
@@ -118,9 +126,9 @@ impl Scene {
     ///
     /// If that fails.
     pub(crate) async fn kill(&mut self, at: usize) -> anyhow::Result<()> {
-        let Actor { life, number, role } = self.actors.swap_remove(at);
+        let Actor { life, numbers, role } = self.actors.swap_remove(at);
         life.kill().await?;
-        self.note(number, Event::Killed);
+        self.note(numbers, &Event::Killed);
         self.enter(role)
     }
 
@@ -146,7 +154,7 @@ impl Scene {
         for mut actor in relays {
             if self.rng.chance(0.5) {
                 actor.life.kill().await?;
-                self.note(actor.number, Event::Killed);
+                self.note(actor.numbers, &Event::Killed);
             } else {
                 actor.life.order(Order::Stop).await;
                 actor.life.end().await?;

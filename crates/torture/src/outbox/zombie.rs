@@ -32,11 +32,11 @@ async fn round(bench: Arc<Bench>, seed: u64, kind: Kind) -> anyhow::Result<Round
         scene.wait(Duration::from_millis(600)).await;
         let at = scene.pick(super::scene::Actor::is_relay).context("there are relays")?;
         let actor = &scene.actors[at];
-        let number = actor.number;
+        let numbers = actor.numbers();
         let id =
             actor.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("a relay is gone")?;
         kill_process(id, Signal::STOP)?;
-        scene.note(number, Event::Stalled);
+        scene.note(numbers, &Event::Stalled);
         clock.sleep(LEASE).await;
         scene.wait(LEASE / 2).await;
         kill_process(id, Signal::CONT)?;
