@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use relaykit_pipeline_traits::{Clock, Message, OrderingKey, SystemClock, Timestamp};
 use relaykit_sql_store::message::write_headers;
-use relaykit_sql_store::sqlite::rusqlite::{Connection, Error, Result as SqlResult, params};
+use relaykit_sql_store::sqlite::rusqlite::{self, Connection, Error, Result as SqlResult, params};
 use relaykit_sql_store::sqlite::{CountedShards, SqliteError, in_savepoint, store_error};
 use relaykit_sql_store::{Limits, Names, Shard, Shards, Sql, StoreError, TooLarge};
 
@@ -14,11 +14,16 @@ use crate::routes::{Route, Routes};
 
 pub(super) const OP: &str = "receive messages";
 
-/// Writes nothing if the tables have another number of shards, or the id is known.
+/// Writes nothing if the id is known. If the tables have another number of shards, its shard is null, which they refuse.
+///
+/// One row of values: for `insert … select` SQLite keeps what pages were like before, to go back to.
 const INSERT: &str = "insert into {messages}
 (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, received_at, digest, handlers)
-select ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12 where (select max(shard) + 1 from {shards}) = ?1
+values (?2, ?3, case when (select max(shard) + 1 from {shards}) = ?1 then ?4 end, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
 on conflict (scope, message_id) do nothing";
+
+const TAKE_BACK: [&str; 2] =
+    ["delete from {deliveries} where message_seq = ?1", "delete from {messages} where seq = ?1"];
 
 const KNOWN: &str = "select digest from {messages} where scope = ?1 and message_id = ?2";
 
@@ -113,8 +118,13 @@ impl SqliteInbox {
     ) -> Result<Vec<Result<Received, IdConflict>>, ReceiveError> {
         let arrivals = self.store.prepare(scope, messages, &self.routes, self.limits)?;
         let now = self.clock.now();
-        let received =
-            in_savepoint(connection, || self.store.write(connection, &arrivals, now), Failed::Sqlite);
+        let write = || self.store.write(connection, &arrivals, now);
+        // A savepoint in a transaction would keep what each page was like before, which takes longer than all the rest.
+        let received = if connection.is_autocommit() {
+            in_savepoint(connection, write, Failed::Sqlite)
+        } else {
+            write()
+        };
         received.map_err(|failed| failed.into_error().into())
     }
 }
@@ -158,6 +168,7 @@ impl Failed {
 pub(super) struct Store {
     shards: CountedShards,
     insert: Sql,
+    take_back: [Sql; 2],
     known: Sql,
     lead: Lead,
 }
@@ -167,6 +178,7 @@ impl Store {
         Self {
             shards: CountedShards::new(names, shards),
             insert: Sql::new(names, &[INSERT]),
+            take_back: TAKE_BACK.map(|sql| Sql::new(names, &[sql])),
             known: Sql::new(names, &[KNOWN]),
             lead: Lead::new(names),
         }
@@ -191,14 +203,31 @@ impl Store {
         Ok(messages.iter().map(arrival).collect())
     }
 
-    /// Stores within a transaction.
+    /// Stores within a transaction: all, or none, as long as the transaction lasts.
     pub(super) fn write(
         &self,
         connection: &Connection,
         arrivals: &[Arrival],
         now: Timestamp,
     ) -> Result<Vec<Result<Received, IdConflict>>, Failed> {
-        arrivals.iter().map(|arrival| self.one(connection, arrival, now)).collect()
+        let mut stored = Vec::new();
+        let write = |arrival| self.one(connection, arrival, now, &mut stored);
+        let received: Result<Vec<_>, _> = arrivals.iter().map(write).collect();
+        // Some errors end the transaction, and what was stored is gone with it.
+        if received.is_err() && !connection.is_autocommit() {
+            self.take_back(connection, &stored)?;
+        }
+        received
+    }
+
+    fn take_back(&self, connection: &Connection, stored: &[i64]) -> SqlResult<()> {
+        for sql in &self.take_back {
+            let mut take_back = connection.prepare_cached(sql.as_str())?;
+            for seq in stored {
+                take_back.execute([seq])?;
+            }
+        }
+        Ok(())
     }
 
     fn one(
@@ -206,17 +235,25 @@ impl Store {
         connection: &Connection,
         arrival: &Arrival,
         now: Timestamp,
+        stored: &mut Vec<i64>,
     ) -> Result<Result<Received, IdConflict>, Failed> {
         let Arrival { message, shard, routes, .. } = arrival;
-        if self.insert(connection, arrival, now)? > 0 {
+        let written = match self.insert(connection, arrival, now) {
+            Err(error) if is_null_refused(&error) => {
+                self.shards.check(connection)?.map_err(Failed::Rejected)?;
+                return Err(error.into());
+            }
+            written => written?,
+        };
+        if written > 0 {
             let seq = connection.last_insert_rowid();
+            stored.push(seq);
             let key = message.ordering_key().map(OrderingKey::as_str);
             for route in routes {
                 self.lead.add(connection, shard.number(), seq, key, route)?;
             }
             return Ok(Ok(Received::Stored));
         }
-        self.shards.check(connection)?.map_err(Failed::Rejected)?;
         let id = message.id();
         let mut known = connection.prepare_cached(self.known.as_str())?;
         let digest: [u8; 32] =
@@ -244,4 +281,8 @@ impl Store {
             Lead::list(routes),
         ])
     }
+}
+
+fn is_null_refused(error: &Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_NOTNULL)
 }

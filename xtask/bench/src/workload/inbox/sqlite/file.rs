@@ -14,8 +14,8 @@ use super::super::incoming::{message, routes, scope};
 use super::super::setting::{Setting, Side};
 use super::raw;
 
-/// How long a connection waits for others.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a connection waits for others. They do not stand in line: where three loops commit all the time, one may wait long.
+const BUSY: Duration = Duration::from_secs(60);
 
 /// How many messages of a backlog are stored at once.
 const FILLED: u64 = 1_000;
