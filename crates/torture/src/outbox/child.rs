@@ -250,9 +250,9 @@ impl Producer {
     }
 
     fn say(&self, work: &Work) {
-        let event = |item: &Item| match work.commits {
-            true => Event::Acknowledged { id: item.id },
-            false => Event::Refused { id: item.id },
+        let event = |item: &Item| {
+            let id = item.id;
+            if work.commits { Event::Acknowledged { id } } else { Event::Refused { id } }
         };
         self.ledger.say(&work.items.iter().map(event).collect::<Vec<_>>());
     }
@@ -268,7 +268,7 @@ impl Producer {
             SqliteOutbox::new(&Place::Sqlite { file: file.clone() }.names(), shards(), Limits::default());
         while end.borrow().is_none() {
             let work = self.work()?;
-            match add_on_sqlite(&connection, &outbox, &work) {
+            match add_on_sqlite(&connection, &outbox, &work).await {
                 Ok(()) => self.say(&work),
                 // Whether it was committed is found out in the end.
                 Err(error) => self.ledger.say(&[Event::Fault { error: error.to_string() }]),
@@ -306,7 +306,7 @@ impl Producer {
     }
 }
 
-fn add_on_sqlite(
+async fn add_on_sqlite(
     connection: &rusqlite::Connection,
     outbox: &SqliteOutbox,
     work: &Work,
@@ -317,11 +317,11 @@ fn add_on_sqlite(
         transaction.execute("insert into business values (?1)", [item.id.cast_signed()])?;
         outbox.add(&transaction, message)?;
     }
-    std::thread::sleep(work.pause / 4);
+    SystemClock::new().sleep(work.pause / 4).await;
     if work.commits {
-        transaction.commit()?
+        transaction.commit()?;
     } else {
-        transaction.rollback()?
+        transaction.rollback()?;
     }
     Ok(())
 }
@@ -345,9 +345,9 @@ async fn add_on_postgres(
     }
     SystemClock::new().sleep(work.pause).await;
     if work.commits {
-        transaction.commit().await?
+        transaction.commit().await?;
     } else {
-        transaction.rollback().await?
+        transaction.rollback().await?;
     }
     Ok(())
 }

@@ -43,11 +43,11 @@ impl Ledger {
             return;
         }
         let entry = Entry { life, events: events.to_vec() };
-        let line = serde_json::to_string(&entry).expect("events are plain data");
+        let text = serde_json::to_string(&entry).expect("events are plain data");
         // Who is killed while it writes leaves a piece, which must not take the next line along.
-        let line = format!("\n{line}\n");
+        let text = format!("\n{text}\n");
         let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.write_all(line.as_bytes()).expect("the ledger is in memory, or on a disk with room");
+        file.write_all(text.as_bytes()).expect("the ledger is in memory, or on a disk with room");
     }
 }
 
