@@ -89,10 +89,8 @@ impl Runner {
             // `--all-targets` would run the benches too.
             Self::Cargo => vec!["test", "--lib", "--bins", "--tests", "--examples"],
         };
-        args.extend(["--workspace", "--all-features", "--locked"]);
-        if self == Self::Cargo {
-            args.push("--no-fail-fast");
-        }
+        // One run shows all that fails.
+        args.extend(["--workspace", "--all-features", "--locked", "--no-fail-fast"]);
         args.extend(filter);
         args
     }
@@ -142,7 +140,7 @@ mod tests {
     #[test]
     fn every_call_covers_the_whole_workspace_with_all_features() {
         for args in [doc_test_args(None), Runner::Nextest.args(None), Runner::Cargo.args(None)] {
-            for flag in ["--workspace", "--all-features", "--locked"] {
+            for flag in ["--workspace", "--all-features", "--locked", "--no-fail-fast"] {
                 assert!(args.contains(&flag), "{flag} is missing in {args:?}");
             }
         }
