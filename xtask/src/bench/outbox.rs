@@ -31,6 +31,9 @@ const BESIDE_A_TRANSACTION: f64 = 0.8;
 /// The longest time from a commit to the sender in 99 of 100 cases, in µs.
 const LATENCY: f64 = 10_000.0;
 
+/// The same where the producer is another process, and the server tells the relay.
+const NOTIFIED: f64 = 50_000.0;
+
 /// How many times as fast as the fastest of its kind it is at least.
 const OF_A_PEER: f64 = 1.0;
 
@@ -73,6 +76,7 @@ pub(super) fn lines() -> Vec<Line> {
         Line::at_most("dead-tuples/100x1", ours("dead-tuples/100x1"), 1.05).at_most_rounds(1),
         against_raw("wal-bytes/100x1", Lower, 1.5).at_most_rounds(1),
         Line::at_most("latency-p99/idle", outbox("latency-idle"), LATENCY).at_most_rounds(2),
+        Line::at_most("latency-p99/notified", outbox("latency-notified"), NOTIFIED).at_most_rounds(2),
         Line::at_most("latency-p99/half-load", outbox("latency-half"), LATENCY).at_most_rounds(2),
         Line::at_most("statements/idle", outbox("idle"), 0.2).at_most_rounds(1),
     ]);

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use relaykit_pipeline_traits::{BatchContext, BatchHandler, BatchOutcome, Clock, Message, Rng, SystemClock};
+use relaykit_sql_store::postgres::{Guarded, Listener, Notifier};
 use sqlx::Connection;
+use tokio::task::JoinHandle;
 
 use super::common::{Arrivals, number};
 use super::database::{Database, message};
@@ -23,17 +25,20 @@ const BUSY: (Duration, u32) = (Duration::from_secs(3), 50);
 /// Messages are lost if they do not arrive within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often a producer has the server tell the relays at most, and how long the relay has to begin to listen.
+const NOTIFY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
 /// Measures from the end of a commit to the call of the sender how long it takes in 99 of 100 cases, in µs. The producer
-/// nudges the relay.
+/// nudges the relay, or has the server notify it.
 ///
 /// # Errors
 ///
 /// The server fails, or something else arrived than was added.
 pub(super) async fn measure(case: &str, load: Load) -> anyhow::Result<Measurement> {
     match load {
-        Load::Idle => {
+        Load::Idle | Load::Notified => {
             let (messages, pause) = IDLE;
-            run(case, messages, 1, pause).await
+            run(case, messages, 1, pause, load).await
         }
         Load::Half => {
             let database = Database::new().await?;
@@ -44,7 +49,7 @@ pub(super) async fn measure(case: &str, load: Load) -> anyhow::Result<Measuremen
             let (time, batch) = BUSY;
             let pause = Duration::from_secs_f64(f64::from(batch) / half);
             let batches = (time.as_micros() / pause.as_micros().max(1)).try_into()?;
-            Ok(run(case, batches, batch, pause).await?.with("half_of_the_drain", half))
+            Ok(run(case, batches, batch, pause, load).await?.with("half_of_the_drain", half))
         }
     }
 }
@@ -77,7 +82,36 @@ impl BatchHandler<Message> for Noting {
     }
 }
 
-async fn run(case: &str, transactions: u32, batch: u32, pause: Duration) -> anyhow::Result<Measurement> {
+/// What tells a relay of another process.
+struct Told {
+    notifier: Notifier,
+    pool: Guarded,
+    listening: JoinHandle<()>,
+}
+
+impl Told {
+    async fn begin(database: &Database, relays: &Relays, clock: &SystemClock) -> anyhow::Result<Self> {
+        let (names, wake) = (database.names(), relays.wake.clone());
+        let listener = Listener::new(database.server.options(), &names, wake, *clock);
+        let listening = tokio::spawn(async move { listener.run(std::future::pending()).await });
+        let pool = database.pool()?;
+        clock.sleep(NOTIFY.1).await;
+        Ok(Self { notifier: Notifier::new(pool.clone(), &names, NOTIFY.0), pool, listening })
+    }
+
+    async fn end(self) {
+        self.listening.abort();
+        self.pool.close().await;
+    }
+}
+
+async fn run(
+    case: &str,
+    transactions: u32,
+    batch: u32,
+    pause: Duration,
+    load: Load,
+) -> anyhow::Result<Measurement> {
     let (database, clock, mut rng) = (Database::new().await?, SystemClock::new(), Rng::from_entropy());
     let messages = transactions * batch;
     let sender = Noting {
@@ -88,6 +122,10 @@ async fn run(case: &str, transactions: u32, batch: u32, pause: Duration) -> anyh
     let setting = Setting { side: Side::Ours, work: Work::Drain, on: On::Postgres, batch: 100, workers: 1 };
     let mut relays = Relays::with(&database, &setting, &sender).await?;
     let (outbox, mut connection) = (database.outbox(), database.server.connection().await);
+    let told = match load {
+        Load::Notified => Some(Told::begin(&database, &relays, &clock).await?),
+        Load::Idle | Load::Half => None,
+    };
     let mut committed = Vec::new();
     let begun = sender.since.elapsed();
     for transaction in 0..transactions {
@@ -102,11 +140,17 @@ async fn run(case: &str, transactions: u32, batch: u32, pause: Duration) -> anyh
         outbox.add_all(&mut tx, &messages).await?;
         tx.commit().await?;
         committed.extend(std::iter::repeat_n(sender.since.elapsed(), messages.len()));
-        relays.wake.nudge();
+        match &told {
+            Some(told) => drop(told.notifier.notify().await?),
+            None => relays.wake.nudge(),
+        }
     }
     let adding = sender.since.elapsed().saturating_sub(begun);
     let complete = within(PATIENCE, sender.arrivals.complete()).await;
     complete.with_context(|| format!("{} of {messages} were sent", sender.arrivals.count()))?;
+    if let Some(told) = told {
+        told.end().await;
+    }
     relays.stop().await?;
     sender.arrivals.check()?;
     relays.close().await;

@@ -63,6 +63,8 @@ pub(super) enum Cost {
 pub(super) enum Load {
     /// A message each 20 ms.
     Idle,
+    /// The same, from another process: the relay is told by the server.
+    Notified,
     /// Half of what it can drain.
     Half,
 }
@@ -89,12 +91,13 @@ impl FromStr for Setting {
     type Err = anyhow::Error;
 
     /// Reads `SIDE/WORK/BATCHxWORKERS`, where the work is `add`, `drain`, `held`, `statements`, `wal-bytes` or `dead-tuples`;
-    /// or `latency-idle`, `latency-half` or `idle`; or `sqlite/SIDE/WORK/BATCHxWORKERS`, where it is `add` or `drain`.
+    /// or `latency-idle`, `latency-notified`, `latency-half` or `idle`; or `sqlite/SIDE/WORK/BATCHxWORKERS`, where it is `add` or `drain`.
     fn from_str(name: &str) -> anyhow::Result<Self> {
         let unknown = || format!("no case is named outbox/{name}");
         let alone = |work| Self { side: Side::Ours, work, on: On::Postgres, batch: 100, workers: 1 };
         match name {
             "latency-idle" => return Ok(alone(Work::Latency(Load::Idle))),
+            "latency-notified" => return Ok(alone(Work::Latency(Load::Notified))),
             "latency-half" => return Ok(alone(Work::Latency(Load::Half))),
             "idle" => return Ok(alone(Work::Idle)),
             _ => {}
