@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use clap::ValueEnum;
+use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -183,4 +185,23 @@ impl Bench {
             Err(error) => format!("{command} (the seed could not be remembered: {error:#})"),
         }
     }
+}
+
+/// Runs the tests of a program, all unless some are named, and tells how each went as it ends.
+pub(crate) async fn run_all<T: ValueEnum + Copy + PartialEq>(
+    only: &[T],
+    run: impl AsyncFn(T) -> Report,
+) -> Vec<Report> {
+    let clock = SystemClock::new();
+    let mut reports = Vec::new();
+    for test in T::value_variants() {
+        if !only.is_empty() && !only.contains(test) {
+            continue;
+        }
+        let begun = clock.monotonic();
+        let report = run(*test).await.took(clock.monotonic().since(begun));
+        println!("{}: {} trials in {:.1} s", report.test, report.trials, report.seconds);
+        reports.push(report);
+    }
+    reports
 }

@@ -10,9 +10,8 @@ mod zombie;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use relaykit_pipeline_traits::{Clock as _, SystemClock};
 
-use crate::bench::Bench;
+use crate::bench::{self, Bench};
 use crate::report::Report;
 
 /// What is done to the outbox: to its relays, its producers, and its database.
@@ -34,18 +33,7 @@ pub(crate) enum Test {
 
 /// Runs the tests, all unless some are named.
 pub(crate) async fn run(bench: &Arc<Bench>, only: &[Test]) -> Vec<Report> {
-    let clock = SystemClock::new();
-    let mut reports = Vec::new();
-    for test in Test::value_variants() {
-        if !only.is_empty() && !only.contains(test) {
-            continue;
-        }
-        let begun = clock.monotonic();
-        let report = test.run(bench).await.took(clock.monotonic().since(begun));
-        println!("{}: {} trials in {:.1} s", report.test, report.trials, report.seconds);
-        reports.push(report);
-    }
-    reports
+    bench::run_all(only, async |test: Test| test.run(bench).await).await
 }
 
 impl Test {

@@ -214,8 +214,12 @@ impl Store {
         let write = |arrival| self.one(connection, arrival, now, &mut stored);
         let received: Result<Vec<_>, _> = arrivals.iter().map(write).collect();
         // Some errors end the transaction, and what was stored is gone with it.
-        if received.is_err() && !connection.is_autocommit() {
-            self.take_back(connection, &stored)?;
+        if received.is_err()
+            && !connection.is_autocommit()
+            && let Err(error) = self.take_back(connection, &stored)
+        {
+            // The answer is the first error, which says why; whoever gets it rolls back.
+            tracing::warn!(%error, "could not take back what was stored of a list");
         }
         received
     }
