@@ -12,6 +12,7 @@ mod outbox;
 mod queue;
 mod report;
 mod seeds;
+mod stage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

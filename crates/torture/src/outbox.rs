@@ -1,11 +1,4 @@
-mod backends;
 pub(crate) mod child;
-mod kill;
-mod ledger;
-mod place;
-mod restarts;
-mod scene;
-mod zombie;
 
 use std::sync::Arc;
 
@@ -13,6 +6,7 @@ use clap::ValueEnum;
 
 use crate::bench::{self, Bench};
 use crate::report::Report;
+use crate::stage::{backends, kill, place, restarts, zombie};
 
 /// What is done to the outbox: to its relays, its producers, and its database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

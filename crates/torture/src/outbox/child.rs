@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::ledger::Ledger;
-use super::place::{Place, options, shards, sqlite_store};
 use crate::history::{Event, Id, Said};
 use crate::item::Item;
 use crate::queue::child::{Mood, Order, orders};
+use crate::stage::ledger::Ledger;
+use crate::stage::place::{Place, options, shards, sqlite_store};
 
 /// What a child process is to do with an outbox, handed over as one JSON argument.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,11 +5,11 @@ use anyhow::Context as _;
 use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::child::LEASE;
 use super::place::Kind;
 use super::scene::Scene;
 use crate::bench::{Bench, Round};
 use crate::history::Event;
+use crate::outbox::child::LEASE;
 use crate::report::Report;
 
 /// So many processes stand still in a round.

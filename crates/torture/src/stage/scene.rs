@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 
-use super::child::{Plan, Role, UNSETTLED};
 use super::ledger::{self, Ledger};
 use super::place::{Kind, Place, Site};
 use crate::bench::{Bench, Round};
 use crate::history::{Event, Left};
 use crate::oracle::Promises;
+use crate::outbox::child::{Plan, Role, UNSETTLED};
 use crate::queue::child::Order;
 use crate::queue::life::{Life, Start};
 
