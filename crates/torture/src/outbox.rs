@@ -1,4 +1,5 @@
 pub(crate) mod child;
+mod subject;
 
 use std::sync::Arc;
 
@@ -6,7 +7,9 @@ use clap::ValueEnum;
 
 use crate::bench::{self, Bench};
 use crate::report::Report;
-use crate::stage::{backends, kill, place, restarts, zombie};
+use crate::stage::place::Kind::{Postgres, Sqlite};
+use crate::stage::{backends, kill, restarts, zombie};
+use subject::Outbox;
 
 /// What is done to the outbox: to its relays, its producers, and its database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,15 +35,13 @@ pub(crate) async fn run(bench: &Arc<Bench>, only: &[Test]) -> Vec<Report> {
 
 impl Test {
     async fn run(self, bench: &Arc<Bench>) -> Report {
-        use place::Kind::{Postgres, Sqlite};
-
         match self {
-            Self::KillSqlite => kill::killed(bench, "kill-sqlite", Sqlite).await,
-            Self::KillPostgres => kill::killed(bench, "kill-postgres", Postgres).await,
-            Self::ZombieSqlite => zombie::stalled(bench, "zombie-sqlite", Sqlite).await,
-            Self::ZombiePostgres => zombie::stalled(bench, "zombie-postgres", Postgres).await,
-            Self::Backends => backends::ended(bench).await,
-            Self::Restarts => restarts::crashed(bench).await,
+            Self::KillSqlite => kill::killed::<Outbox>(bench, "kill-sqlite", Sqlite).await,
+            Self::KillPostgres => kill::killed::<Outbox>(bench, "kill-postgres", Postgres).await,
+            Self::ZombieSqlite => zombie::stalled::<Outbox>(bench, "zombie-sqlite", Sqlite).await,
+            Self::ZombiePostgres => zombie::stalled::<Outbox>(bench, "zombie-postgres", Postgres).await,
+            Self::Backends => backends::ended::<Outbox>(bench).await,
+            Self::Restarts => restarts::crashed::<Outbox>(bench).await,
         }
     }
 }

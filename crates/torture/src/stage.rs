@@ -2,6 +2,8 @@ pub(crate) mod backends;
 pub(crate) mod kill;
 pub(crate) mod ledger;
 pub(crate) mod place;
+pub(crate) mod plan;
 pub(crate) mod restarts;
 pub(crate) mod scene;
+pub(crate) mod subject;
 pub(crate) mod zombie;

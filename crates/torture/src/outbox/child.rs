@@ -1,19 +1,17 @@
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use relaykit_outbox::postgres::{PgOutbox, PgOutboxStore};
-use relaykit_outbox::sqlite::{SqliteOutbox, rusqlite};
+use relaykit_outbox::sqlite::{SqliteOutbox, SqliteOutboxStore, rusqlite};
 use relaykit_outbox::{Limits, OutboxStore, Relay, RelayEvent};
 use relaykit_pipeline_traits::{
     BatchContext, BatchHandler, BatchOutcome, Clock as _, Message, MessageId, Rng, SystemClock, Verdict,
 };
 use relaykit_retry::Backoff;
 use relaykit_sql_store::Sql;
-use relaykit_sql_store::postgres::Guarded;
 use relaykit_sql_store::postgres::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -21,32 +19,8 @@ use crate::history::{Event, Id, Said};
 use crate::item::Item;
 use crate::queue::child::{Mood, Order, orders};
 use crate::stage::ledger::Ledger;
-use crate::stage::place::{Place, options, shards, sqlite_store};
-
-/// What a child process is to do with an outbox, handed over as one JSON argument.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    pub(crate) place: Place,
-    pub(crate) ledger: PathBuf,
-    /// Under which number it tells; of several relays, the first one's.
-    pub(crate) life: usize,
-    pub(crate) seed: u64,
-    pub(crate) role: Role,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Role {
-    /// Adds messages of its own keys.
-    Produce { slot: u64, first_id: Id },
-    /// Sends with so many relays, which fail now and then.
-    Relay { relays: usize },
-    /// Sends what is left.
-    Drain,
-}
-
-/// For how long a relay holds its shards.
-pub(crate) const LEASE: Duration = Duration::from_millis(1_200);
+use crate::stage::place::{Place, database, options, pool, shards};
+use crate::stage::plan::{IDS, LEASE, POLL, Plan, Role};
 
 /// Messages that a relay may have sent and not settled: batches times messages.
 pub(crate) const UNSETTLED: usize = CONCURRENCY * BATCH;
@@ -55,13 +29,6 @@ const BATCH: usize = 10;
 
 /// Keys of a producer.
 const KEYS: u64 = 8;
-
-impl Role {
-    /// How many tell the ledger each for itself.
-    pub(crate) fn lives(self) -> usize {
-        if let Self::Relay { relays } = self { relays } else { 1 }
-    }
-}
 
 /// Does what the plan says, and tells the ledger.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
@@ -75,25 +42,28 @@ async fn live(plan: &Plan) -> anyhow::Result<()> {
     let end = orders();
     let names = plan.place.names();
     match (plan.role, &plan.place) {
-        (Role::Produce { slot, first_id }, place) => {
+        (Role::Feed { slot }, place) => {
             let ledger = Ledger::open(&plan.ledger, plan.life)?;
-            let producer = Producer { ledger, slot, next: first_id, rng: Rng::seeded(plan.seed) };
+            let producer =
+                Producer { ledger, slot, next: plan.life as u64 * IDS, rng: Rng::seeded(plan.seed) };
+            let business = Sql::new(&names, &["insert into {business} values ($1)"]);
             match place {
-                Place::Sqlite { file } => producer.on_sqlite(file, &end).await,
+                Place::Sqlite { file } => {
+                    let outbox = SqliteOutbox::new(&names, shards(), Limits::default());
+                    producer.on_sqlite(file, &outbox, &business, &end).await
+                }
                 Place::Postgres { url, schema } => {
                     let outbox = PgOutbox::new(&names, Limits::default());
-                    let business = Sql::new(&names, &["insert into {@schema}.business values ($1)"]);
                     producer.on_postgres(&options(url, schema)?, &outbox, &business, &end).await
                 }
             }
         }
-        (_, Place::Sqlite { file }) => relay(plan, || sqlite_store(file, &names), &end).await,
+        (_, Place::Sqlite { file }) => {
+            let store = || Ok(SqliteOutboxStore::new(database(file)?, &names, shards()));
+            relay(plan, store, &end).await
+        }
         (_, Place::Postgres { url, schema }) => {
-            let store = || {
-                let options = options(url, schema)?;
-                let pool = Guarded::connect(options, SystemClock::new()).max_connections(4).build()?;
-                Ok(PgOutboxStore::new(pool, &names))
-            };
+            let store = || Ok(PgOutboxStore::new(pool(url, schema, 4)?, &names));
             relay(plan, store, &end).await
         }
     }
@@ -121,7 +91,7 @@ async fn relay<S: OutboxStore>(
             .lease(LEASE)
             .send_timeout(Duration::from_millis(500))
             .settle_timeout(Duration::from_millis(500))
-            .poll(Duration::from_millis(5), Duration::from_millis(50))
+            .poll(Duration::from_millis(5), POLL)
             .drain(Duration::from_millis(500))
             .retry(soon.max_hint(Duration::from_millis(5)).build()?)
             .rng(rng.fork())
@@ -261,14 +231,18 @@ impl Producer {
         SystemClock::new().sleep(Duration::from_micros(2_000 + self.rng.below(6_000))).await;
     }
 
-    async fn on_sqlite(mut self, file: &PathBuf, end: &End) -> anyhow::Result<()> {
+    async fn on_sqlite(
+        mut self,
+        file: &Path,
+        outbox: &SqliteOutbox,
+        business: &Sql,
+        end: &End,
+    ) -> anyhow::Result<()> {
         let connection = rusqlite::Connection::open(file)?;
         connection.busy_timeout(Duration::from_secs(5))?;
-        let outbox =
-            SqliteOutbox::new(&Place::Sqlite { file: file.clone() }.names(), shards(), Limits::default());
         while end.borrow().is_none() {
             let work = self.work()?;
-            match add_on_sqlite(&connection, &outbox, &work).await {
+            match add_on_sqlite(&connection, outbox, business, &work).await {
                 Ok(()) => self.say(&work),
                 // Whether it was committed is found out in the end.
                 Err(error) => self.ledger.say(&[Event::Fault { error: error.to_string() }]),
@@ -309,12 +283,13 @@ impl Producer {
 async fn add_on_sqlite(
     connection: &rusqlite::Connection,
     outbox: &SqliteOutbox,
+    business: &Sql,
     work: &Work,
 ) -> anyhow::Result<()> {
     let transaction =
         rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
     for (item, message) in work.items.iter().zip(&work.messages) {
-        transaction.execute("insert into business values (?1)", [item.id.cast_signed()])?;
+        transaction.execute(business.as_str(), [item.id.cast_signed()])?;
         outbox.add(&transaction, message)?;
     }
     SystemClock::new().sleep(work.pause / 4).await;

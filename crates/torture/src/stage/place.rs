@@ -1,19 +1,14 @@
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use relaykit_outbox::postgres::{PgOutboxStore, PgSchema};
-use relaykit_outbox::sqlite::{Database, SqliteOutboxStore, rusqlite};
-use relaykit_outbox::{Depth, OutboxStore as _};
 use relaykit_pipeline_traits::SystemClock;
 use relaykit_sql_store::postgres::{Guarded, TEST_POSTGRES, TestPostgres, sqlx};
+use relaykit_sql_store::sqlite::{Database, rusqlite};
 use relaykit_sql_store::{Names, Shards, Sql};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::history::Id;
-
-/// Which database an outbox is in.
+/// Which database something is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sqlite,
@@ -27,7 +22,7 @@ impl Kind {
     }
 }
 
-/// Where an outbox is, for a child process.
+/// Where it is, for a child process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Place {
@@ -35,10 +30,10 @@ pub(crate) enum Place {
     Postgres { url: String, schema: String },
 }
 
-/// So many parts of the keys are shared out among the relays.
+/// So many parts of the keys are shared out among the engines.
 const SHARDS: u16 = 8;
 
-/// How the outbox's tables are called.
+/// How the tables are called.
 const PREFIX: &str = "t";
 
 pub(crate) fn shards() -> Shards {
@@ -50,7 +45,7 @@ impl Place {
     pub(crate) fn names(&self) -> Names {
         let names = Names::new(PREFIX).expect("an identifier");
         match self {
-            Self::Sqlite { .. } => names,
+            Self::Sqlite { .. } => names.on_sqlite(),
             Self::Postgres { schema, .. } => names.in_schema(schema).expect("an identifier"),
         }
     }
@@ -65,48 +60,42 @@ pub(crate) fn options(url: &str, schema: &str) -> anyhow::Result<PgConnectOption
     Ok(url.parse::<PgConnectOptions>()?.application_name(schema))
 }
 
-/// A store in a file.
+/// A pool of a child process.
+///
+/// # Errors
+///
+/// If the URL is none.
+pub(crate) fn pool(url: &str, schema: &str, connections: u32) -> anyhow::Result<Guarded> {
+    let options = options(url, schema)?;
+    Ok(Guarded::connect(options, SystemClock::new()).max_connections(connections).build()?)
+}
+
+/// The file of a child process.
 ///
 /// # Errors
 ///
 /// If the file cannot be opened.
-pub(crate) fn sqlite_store(file: &PathBuf, names: &Names) -> anyhow::Result<SqliteOutboxStore> {
-    let database = Database::builder(file, SystemClock::new()).open()?;
-    Ok(SqliteOutboxStore::new(database, names, shards()))
+pub(crate) fn database(file: &Path) -> anyhow::Result<Database> {
+    Ok(Database::builder(file, SystemClock::new()).open()?)
 }
 
-/// The parent's view of an outbox, and of the table that producers write in the same transactions.
-pub(crate) enum Site {
-    Sqlite { file: PathBuf, store: SqliteOutboxStore },
-    Postgres { db: TestPostgres, store: PgOutboxStore },
+/// The parent's view of a database.
+pub(crate) enum Ground {
+    Sqlite { file: PathBuf },
+    Postgres { db: TestPostgres },
 }
 
-impl Site {
-    /// Makes an outbox.
+impl Ground {
+    /// Makes a file in the folder, or a schema.
     ///
     /// # Errors
     ///
-    /// If its tables cannot be made.
-    pub(crate) async fn make(kind: Kind, folder: &std::path::Path) -> anyhow::Result<Self> {
-        match kind {
-            Kind::Sqlite => {
-                let file = folder.join("app.db");
-                let names = Place::Sqlite { file: file.clone() }.names();
-                let store = sqlite_store(&file, &names)?;
-                store.migrate().await?;
-                let connection = rusqlite::Connection::open(&file)?;
-                connection.execute_batch("create table business (id integer primary key)")?;
-                Ok(Self::Sqlite { file, store })
-            }
-            Kind::Postgres => {
-                let db = TestPostgres::new().await.context("there is no server")?;
-                let pool = Guarded::connect(db.options(), SystemClock::new()).max_connections(2).build()?;
-                PgSchema::new(db.names(PREFIX)).shards(shards()).migrate(&pool).await?;
-                db.execute("create table {@schema}.business (id bigint primary key)").await;
-                let store = PgOutboxStore::new(pool, &db.names(PREFIX));
-                Ok(Self::Postgres { db, store })
-            }
-        }
+    /// If there is no server.
+    pub(crate) async fn make(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
+        Ok(match kind {
+            Kind::Sqlite => Self::Sqlite { file: folder.join("app.db") },
+            Kind::Postgres => Self::Postgres { db: TestPostgres::new().await.context("there is no server")? },
+        })
     }
 
     /// Says to a child where it is.
@@ -116,8 +105,8 @@ impl Site {
     /// If there is no server.
     pub(crate) fn place(&self) -> anyhow::Result<Place> {
         Ok(match self {
-            Self::Sqlite { file, .. } => Place::Sqlite { file: file.clone() },
-            Self::Postgres { db, .. } => {
+            Self::Sqlite { file } => Place::Sqlite { file: file.clone() },
+            Self::Postgres { db } => {
                 let names = db.names(PREFIX);
                 let schema = names.schema().map(|schema| schema.as_str().to_owned()).unwrap_or_default();
                 Place::Postgres { url: std::env::var(TEST_POSTGRES)?, schema }
@@ -125,43 +114,64 @@ impl Site {
         })
     }
 
-    /// Counts what waits.
-    ///
-    /// # Errors
-    ///
-    /// If the database does not answer.
-    pub(crate) async fn depth(&self) -> anyhow::Result<Depth> {
-        Ok(match self {
-            Self::Sqlite { store, .. } => store.depth().await?,
-            Self::Postgres { store, .. } => store.depth().await?,
-        })
+    pub(crate) fn names(&self) -> Names {
+        match self {
+            Self::Sqlite { .. } => Names::new(PREFIX).expect("an identifier").on_sqlite(),
+            Self::Postgres { db } => db.names(PREFIX),
+        }
     }
 
-    /// Reads what was committed, by the table that was written beside the outbox.
+    /// Opens a pool for the parent.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of bounds.
+    pub(crate) fn pool(db: &TestPostgres) -> anyhow::Result<Guarded> {
+        Ok(db.pool().max_connections(2).build()?)
+    }
+
+    /// Makes a table.
+    ///
+    /// # Errors
+    ///
+    /// If SQLite refuses.
+    ///
+    /// # Panics
+    ///
+    /// If Postgres refuses.
+    pub(crate) async fn execute(&self, sql: &'static str) -> anyhow::Result<()> {
+        match self {
+            Self::Sqlite { file } => {
+                let sql = Sql::new(&self.names(), &[sql]);
+                rusqlite::Connection::open(file)?.execute_batch(sql.as_str())?;
+            }
+            Self::Postgres { db } => db.execute(sql).await,
+        }
+        Ok(())
+    }
+
+    /// Reads a column of numbers.
     ///
     /// # Errors
     ///
     /// If the database does not answer.
-    pub(crate) async fn committed(&self) -> anyhow::Result<HashSet<Id>> {
-        let ids: Vec<i64> = match self {
-            Self::Sqlite { file, .. } => {
+    pub(crate) async fn numbers(&self, sql: &'static str) -> anyhow::Result<Vec<i64>> {
+        let sql = Sql::new(&self.names(), &[sql]);
+        Ok(match self {
+            Self::Sqlite { file } => {
                 let connection = rusqlite::Connection::open(file)?;
-                let mut select = connection.prepare("select id from business")?;
+                let mut select = connection.prepare(sql.as_str())?;
                 select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?
             }
-            Self::Postgres { db, .. } => {
-                let sql = Sql::new(&db.names(PREFIX), &["select id from {@schema}.business"]);
-                sqlx::query_scalar(sql).fetch_all(&mut db.connection().await).await?
-            }
-        };
-        Ok(ids.into_iter().map(i64::cast_unsigned).collect())
+            Self::Postgres { db } => sqlx::query_scalar(sql).fetch_all(&mut db.connection().await).await?,
+        })
     }
 
     /// Counts sessions in a transaction that does nothing.
     pub(crate) async fn idle_sessions(&self) -> u64 {
         match self {
             Self::Sqlite { .. } => 0,
-            Self::Postgres { db, .. } => {
+            Self::Postgres { db } => {
                 let idle = "select count(*) from pg_stat_activity
                     where application_name = current_setting('application_name') and state like 'idle in transaction%'";
                 db.number(idle).await.cast_unsigned()
@@ -171,7 +181,7 @@ impl Site {
 
     /// Removes what is not in the round's folder.
     pub(crate) async fn clean(self) {
-        if let Self::Postgres { db, .. } = self {
+        if let Self::Postgres { db } = self {
             db.clean().await;
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::place::Kind;
 use super::scene::Scene;
+use super::subject::Subject;
 use crate::bench::{Bench, Round};
 use crate::report::Report;
 
@@ -31,7 +32,7 @@ struct Server {
 }
 
 /// Stops the server at once, as a crash would, and starts it again, at random moments.
-pub(crate) async fn crashed(bench: &Arc<Bench>) -> Report {
+pub(crate) async fn crashed<S: Subject>(bench: &Arc<Bench>) -> Report {
     let mut report = Report::of("restarts");
     let server = std::env::var(SERVER).ok().and_then(|text| serde_json::from_str::<Server>(&text).ok());
     let Some(server) = server.filter(|_| Kind::Postgres.is_there()) else {
@@ -42,13 +43,17 @@ pub(crate) async fn crashed(bench: &Arc<Bench>) -> Report {
     // One round at a time, since they share the server.
     let server = Arc::new(Mutex::new(server));
     let rounds = bench.rounds(4, 120);
-    bench.play(&mut report, rounds, |bench, seed| round(bench, seed, Arc::clone(&server))).await;
+    bench.play(&mut report, rounds, |bench, seed| round::<S>(bench, seed, Arc::clone(&server))).await;
     report
 }
 
-async fn round(bench: Arc<Bench>, seed: u64, server: Arc<Mutex<Server>>) -> anyhow::Result<Round> {
+async fn round<S: Subject>(
+    bench: Arc<Bench>,
+    seed: u64,
+    server: Arc<Mutex<Server>>,
+) -> anyhow::Result<Round> {
     let server = server.lock().await;
-    let mut scene = Scene::begin(&bench, Kind::Postgres, seed).await?;
+    let mut scene = Scene::<S>::begin(&bench, Kind::Postgres, seed).await?;
     for _ in 0..CRASHES {
         scene.wait(Duration::from_millis(1_500)).await;
         server.crash().await?;

@@ -7,24 +7,23 @@ use anyhow::ensure;
 use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 
 use super::ledger::{self, Ledger};
-use super::place::{Kind, Place, Site};
+use super::place::{Ground, Kind, Place};
+use super::plan::{Plan, Role};
+use super::subject::Subject;
 use crate::bench::{Bench, Round};
 use crate::history::{Event, Left};
 use crate::oracle::Promises;
-use crate::outbox::child::{Plan, Role, UNSETTLED};
 use crate::queue::child::Order;
 use crate::queue::life::{Life, Start};
 
-/// Ids of a producer's life; the next life of its keys begins after them.
-const IDS: u64 = 1_000_000;
-
-/// How long all that was committed may take to be sent in the end, leases of the dead included.
+/// How long all that was committed may take to be handled in the end, leases of the dead included.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// An outbox with producers and relays in processes of their own.
-pub(crate) struct Scene {
+/// A subject, with those who feed it and those who handle what it has in processes of their own.
+pub(crate) struct Scene<S> {
     folder: tempfile::TempDir,
-    pub(crate) site: Site,
+    pub(crate) ground: Ground,
+    pub(crate) subject: S,
     place: Place,
     path: PathBuf,
     ledger: Ledger,
@@ -43,8 +42,9 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn is_relay(&self) -> bool {
-        matches!(self.role, Role::Relay { .. })
+    /// Whether it handles messages.
+    pub(crate) fn works(&self) -> bool {
+        matches!(self.role, Role::Work { .. })
     }
 
     pub(crate) fn numbers(&self) -> Range<usize> {
@@ -56,18 +56,19 @@ impl Actor {
     }
 }
 
-impl Scene {
-    /// Starts two producers, and four relays in three processes.
+impl<S: Subject> Scene<S> {
+    /// Starts the cast.
     ///
     /// # Errors
     ///
     /// If that fails.
     pub(crate) async fn begin(bench: &Arc<Bench>, kind: Kind, seed: u64) -> anyhow::Result<Self> {
         let folder = bench.fast_folder()?;
-        let site = Site::make(kind, folder.path()).await?;
+        let ground = Ground::make(kind, folder.path()).await?;
+        let subject = S::make(&ground).await?;
         let path = folder.path().join("ledger");
         let mut scene = Self {
-            place: site.place()?,
+            place: ground.place()?,
             ledger: Ledger::open(&path, 0)?,
             start: Start::plain()?,
             // The first is the parent.
@@ -75,14 +76,12 @@ impl Scene {
             rng: Rng::seeded(seed),
             actors: Vec::new(),
             folder,
-            site,
+            ground,
+            subject,
             path,
         };
-        for slot in 0..2 {
-            scene.enter(Role::Produce { slot, first_id: 0 })?;
-        }
-        for relays in [1, 2, 1] {
-            scene.enter(Role::Relay { relays })?;
+        for role in S::CAST {
+            scene.enter(*role)?;
         }
         Ok(scene)
     }
@@ -96,13 +95,9 @@ impl Scene {
     fn spawn(&mut self, role: Role) -> anyhow::Result<Actor> {
         let number = self.lives;
         self.lives += role.lives();
-        let role = match role {
-            Role::Produce { slot, .. } => Role::Produce { slot, first_id: number as u64 * IDS },
-            other => other,
-        };
         let (place, ledger, seed) = (self.place.clone(), self.path.clone(), self.rng.next_u64() >> 1);
         let plan = Plan { place, ledger, life: number, seed, role };
-        let life = Life::begin_as(&self.start, "outbox-child", &serde_json::to_string(&plan)?)?;
+        let life = Life::begin_as(&self.start, S::CHILD, &serde_json::to_string(&plan)?)?;
         Ok(Actor { life, numbers: number..self.lives, role })
     }
 
@@ -138,20 +133,20 @@ impl Scene {
         SystemClock::new().sleep(Duration::from_micros(micros)).await;
     }
 
-    /// Ends all, sends what is left, and gathers the history.
+    /// Ends all, handles what is left, and gathers the history.
     ///
     /// # Errors
     ///
     /// If a process does not end well, or the database does not answer.
     pub(crate) async fn end(mut self, trials: u64) -> anyhow::Result<Round> {
-        // Producers first: what they do last is sent, too. Of the relays, some die.
-        let (producers, relays): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.actors).into_iter().partition(|actor| !actor.is_relay());
-        for mut actor in producers {
+        // Who feeds goes first: what is done last is handled, too. Of the others, some die.
+        let (feeding, working): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.actors).into_iter().partition(|actor| !actor.works());
+        for mut actor in feeding {
             actor.life.order(Order::Stop).await;
             actor.life.end().await?;
         }
-        for mut actor in relays {
+        for mut actor in working {
             if self.rng.chance(0.5) {
                 actor.life.kill().await?;
                 self.note(actor.numbers, &Event::Killed);
@@ -163,23 +158,23 @@ impl Scene {
         let mut drains = self.spawn(Role::Drain)?;
         let clock = SystemClock::new();
         let until = clock.monotonic() + DRAIN;
-        let mut left = self.site.depth().await?;
+        let mut left = self.subject.depth().await?;
         while left.pending > 0 && clock.monotonic() < until {
             clock.sleep(Duration::from_millis(20)).await;
-            left = self.site.depth().await?;
+            left = self.subject.depth().await?;
         }
         drains.life.order(Order::Stop).await;
         drains.life.end().await?;
-        let idle_sessions = self.site.idle_sessions().await;
+        let idle_sessions = self.ground.idle_sessions().await;
         let mut history = ledger::read(&self.path)?;
         self.settle_accounts(&mut history).await?;
         history.push(Event::Ended {
             left: Left { stored: left.pending + left.dead, idle_sessions, ..Left::default() },
         });
-        let Self { folder, site, .. } = self;
-        ensure!(history.iter().any(|event| matches!(event, Event::Lent { .. })), "nothing was ever sent");
-        site.clean().await;
-        let promises = Promises { ordered: true, unsettled: UNSETTLED, successors_wait: true };
+        let Self { folder, ground, .. } = self;
+        ensure!(history.iter().any(|event| matches!(event, Event::Lent { .. })), "nothing was ever handled");
+        ground.clean().await;
+        let promises = Promises { ordered: true, unsettled: S::UNSETTLED, successors_wait: true };
         Ok(Round { trials, promises, history, folder })
     }
 
@@ -187,7 +182,7 @@ impl Scene {
     async fn settle_accounts(&self, history: &mut Vec<Event>) -> anyhow::Result<()> {
         use std::collections::HashSet;
 
-        let committed = self.site.committed().await?;
+        let committed = self.subject.committed(&self.ground).await?;
         let mut offered = Vec::new();
         let mut told = HashSet::new();
         for event in history.iter() {
@@ -203,6 +198,7 @@ impl Scene {
             true => Some(Event::Acknowledged { id }),
             false => Some(Event::Refused { id }),
         }));
+        history.extend(self.subject.testimony(&self.ground).await?);
         Ok(())
     }
 }

@@ -6,35 +6,36 @@ use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::place::Kind;
+use super::plan::LEASE;
 use super::scene::Scene;
+use super::subject::Subject;
 use crate::bench::{Bench, Round};
 use crate::history::Event;
-use crate::outbox::child::LEASE;
 use crate::report::Report;
 
 /// So many processes stand still in a round.
 const STALLS: u64 = 6;
 
-/// Stops relays for longer than their lease, and lets them go on.
-pub(crate) async fn stalled(bench: &Arc<Bench>, test: &'static str, kind: Kind) -> Report {
+/// Stops those who handle for longer than their lease, and lets them go on.
+pub(crate) async fn stalled<S: Subject>(bench: &Arc<Bench>, test: &'static str, kind: Kind) -> Report {
     let mut report = Report::of(test);
     if !kind.is_there() {
         bench.skip(&mut report, "needs a Postgres server");
         return report;
     }
-    bench.play(&mut report, bench.rounds(6, 300), |bench, seed| round(bench, seed, kind)).await;
+    bench.play(&mut report, bench.rounds(6, 300), |bench, seed| round::<S>(bench, seed, kind)).await;
     report
 }
 
-async fn round(bench: Arc<Bench>, seed: u64, kind: Kind) -> anyhow::Result<Round> {
-    let (mut scene, clock) = (Scene::begin(&bench, kind, seed).await?, SystemClock::new());
+async fn round<S: Subject>(bench: Arc<Bench>, seed: u64, kind: Kind) -> anyhow::Result<Round> {
+    let (mut scene, clock) = (Scene::<S>::begin(&bench, kind, seed).await?, SystemClock::new());
     for _ in 0..STALLS {
         scene.wait(Duration::from_millis(600)).await;
-        let at = scene.pick(super::scene::Actor::is_relay).context("there are relays")?;
+        let at = scene.pick(super::scene::Actor::works).context("somebody works")?;
         let actor = &scene.actors[at];
         let numbers = actor.numbers();
         let id =
-            actor.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("a relay is gone")?;
+            actor.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).context("a process is gone")?;
         kill_process(id, Signal::STOP)?;
         scene.note(numbers, &Event::Stalled);
         clock.sleep(LEASE).await;
