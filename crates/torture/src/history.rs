@@ -29,6 +29,8 @@ pub(crate) enum Event {
     GivenUp { id: Id },
     /// It was among the dead letters in the end.
     Found { id: Id },
+    /// The rows that a transactional handler left, in the order in which it wrote them.
+    Effects { ids: Vec<Id> },
     /// What a handler or the end found is not what was pushed.
     Wrong { id: Id },
     /// The injected fault was told by the queue, in its words.

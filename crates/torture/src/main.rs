@@ -1,11 +1,12 @@
 //! Kills, starves and corrupts what keeps messages, and counts what is lost.
 //!
-//! `cargo xtask torture` runs it. [`oracle`] judges a [`history`]; [`queue`] has the tests of the persistent queue, [`outbox`] those
-//! of the outbox; each of them is a file that says what it does.
+//! `cargo xtask torture` runs it. [`oracle`] judges a [`history`]; [`queue`] has the tests of the persistent queue, [`outbox`] and
+//! [`inbox`] those of processes on a database; each of them is a file that says what it does.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
 mod history;
+mod inbox;
 mod item;
 mod oracle;
 mod outbox;
@@ -34,6 +35,8 @@ enum What {
     Queue(RunArgs<queue::Test>),
     /// The outbox: its relays and producers killed and stopped, its sessions ended.
     Outbox(RunArgs<outbox::Test>),
+    /// The inbox: its workers and those who receive killed and stopped, its sessions ended.
+    Inbox(RunArgs<inbox::Test>),
     /// A child of the above.
     #[command(hide = true)]
     QueueChild {
@@ -43,6 +46,12 @@ enum What {
     /// Another one.
     #[command(hide = true)]
     OutboxChild {
+        /// What it is to do, as JSON.
+        plan: String,
+    },
+    /// And another.
+    #[command(hide = true)]
+    InboxChild {
         /// What it is to do, as JSON.
         plan: String,
     },
@@ -80,6 +89,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().what {
         What::Queue(args) => torture("queue", &args, async |bench, only| queue::run(bench, only).await),
         What::Outbox(args) => torture("outbox", &args, async |bench, only| outbox::run(bench, only).await),
+        What::Inbox(args) => torture("inbox", &args, async |bench, only| inbox::run(bench, only).await),
+        What::InboxChild { plan } => {
+            serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| inbox::child::run(&plan))
+        }
         What::OutboxChild { plan } => {
             serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| outbox::child::run(&plan))
         }

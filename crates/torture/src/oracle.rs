@@ -26,6 +26,8 @@ pub(crate) struct Judgement {
     pub(crate) duplicates: BTreeMap<Window, u64>,
     /// Handled again, and no window explains it.
     pub(crate) unexplained: Vec<Id>,
+    /// Acknowledged, and a transactional handler's effect is there not once.
+    pub(crate) effects: Vec<Id>,
     /// Acknowledged, and still not handled when the time ran out.
     pub(crate) stuck: Vec<Id>,
     /// What should have been given back, in words.
@@ -51,8 +53,9 @@ pub(crate) enum Window {
 
 impl Judgement {
     pub(crate) fn is_clean(&self) -> bool {
-        let Self { lost, phantom, reordered, duplicates: _, unexplained, stuck, leaks } = self;
-        [lost, phantom, reordered, unexplained, stuck].iter().all(|ids| ids.is_empty()) && leaks.is_empty()
+        let Self { lost, phantom, reordered, duplicates: _, unexplained, effects, stuck, leaks } = self;
+        [lost, phantom, reordered, unexplained, effects, stuck].iter().all(|ids| ids.is_empty())
+            && leaks.is_empty()
     }
 
     /// Says what is wrong, for people; a few ids of each kind.
@@ -62,6 +65,7 @@ impl Judgement {
             ("phantom", &self.phantom),
             ("reordered", &self.reordered),
             ("unexplained duplicates", &self.unexplained),
+            ("effects that are not there once", &self.effects),
             ("stuck", &self.stuck),
         ];
         let few = |(kind, ids): (&str, &Vec<Id>)| {
@@ -78,6 +82,7 @@ impl Judgement {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Default)]
 struct Track {
+    key: u64,
     offered: bool,
     acknowledged: bool,
     refused: bool,
@@ -162,17 +167,18 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
         doubts: Vec::new(),
         found: Judgement::default(),
     };
-    let mut ended = None;
+    let (mut ended, mut effects) = (None, None);
     for event in history {
         match event {
             Event::Opening => oracle.begin(oracle.lives.len()),
             Event::By { life } => oracle.begin(*life),
-            Event::Offered { id, .. } => oracle.track(*id).offered = true,
+            Event::Offered { id, key } => oracle.offered(*id, *key),
             Event::Acknowledged { id } => oracle.track(*id).acknowledged = true,
             Event::Refused { id } => oracle.refused(*id),
             Event::Lent { id, key, said } => oracle.lent(*id, *key, *said),
             Event::GivenUp { id } => oracle.track(*id).given_up = true,
             Event::Found { id } => oracle.found(*id),
+            Event::Effects { ids } => effects = Some(ids),
             Event::Wrong { id } => oracle.found.phantom.push(*id),
             Event::Fault { error } if error.starts_with(STORAGE) => oracle.disk_failed(),
             Event::Opened | Event::Fault { .. } | Event::Stopped { unsettled: false } => {}
@@ -182,6 +188,9 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
             Event::Overtaken => oracle.breaks(Window::Overtaken),
             Event::Ended { left } => ended = Some(*left),
         }
+    }
+    if let Some(ids) = effects {
+        oracle.judge_effects(ids);
     }
     oracle.close(ended)
 }
@@ -203,6 +212,32 @@ impl Oracle {
         if self.lives.len() <= life {
             self.lives.resize_with(life + 1, Life::default);
         }
+    }
+
+    fn offered(&mut self, id: Id, key: u64) {
+        let track = self.track(id);
+        (track.offered, track.key) = (true, key);
+    }
+
+    /// Looks at the rows of a transactional handler: one for each item, in the order of each key.
+    fn judge_effects(&mut self, ids: &[Id]) {
+        let (mut counts, mut highest) = (HashMap::<Id, u64>::new(), HashMap::<u64, Id>::new());
+        for id in ids {
+            *counts.entry(*id).or_default() += 1;
+            let Some(track) = self.tracks.get(id).filter(|track| track.offered && !track.refused) else {
+                self.found.phantom.push(*id);
+                continue;
+            };
+            let highest = highest.entry(track.key).or_insert(*id);
+            if self.promises.ordered && id < highest {
+                self.found.reordered.push(*id);
+            }
+            *highest = (*highest).max(*id);
+        }
+        let wanted = self.tracks.iter().filter(|(_, track)| track.acknowledged);
+        let wrong = wanted.filter(|(id, _)| counts.get(id) != Some(&1)).map(|(id, _)| *id);
+        self.found.effects = wrong.collect();
+        self.found.effects.sort_unstable();
     }
 
     fn refused(&mut self, id: Id) {

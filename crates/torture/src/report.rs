@@ -24,6 +24,8 @@ pub(crate) struct Report {
     /// Explained ones; with the others they are all.
     pub(crate) duplicates: u64,
     pub(crate) unexplained: u64,
+    /// Items whose effect in the database is there not once.
+    pub(crate) effects: u64,
     pub(crate) stuck: u64,
     pub(crate) leaks: u64,
     pub(crate) passed: bool,
@@ -43,6 +45,7 @@ impl Report {
             reordered: 0,
             duplicates: 0,
             unexplained: 0,
+            effects: 0,
             stuck: 0,
             leaks: 0,
             passed: true,
@@ -60,6 +63,7 @@ impl Report {
         self.reordered += count(&judgement.reordered);
         self.duplicates += judgement.duplicates.values().sum::<u64>() + count(&judgement.unexplained);
         self.unexplained += count(&judgement.unexplained);
+        self.effects += count(&judgement.effects);
         self.stuck += count(&judgement.stuck);
         self.leaks += judgement.leaks.len() as u64;
         self.passed &= judgement.is_clean();
@@ -94,6 +98,7 @@ pub(crate) fn table(reports: &[Report]) -> Table {
         "reordered",
         "duplicates",
         "unexplained",
+        "effects ≠ 1",
         "stuck",
         "leaks",
         "s",
@@ -109,6 +114,7 @@ pub(crate) fn table(reports: &[Report]) -> Table {
             report.reordered.to_string(),
             report.duplicates.to_string(),
             report.unexplained.to_string(),
+            report.effects.to_string(),
             report.stuck.to_string(),
             report.leaks.to_string(),
             format!("{:.1}", report.seconds),

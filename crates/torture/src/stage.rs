@@ -1,4 +1,5 @@
 pub(crate) mod backends;
+pub(crate) mod call;
 pub(crate) mod kill;
 pub(crate) mod ledger;
 pub(crate) mod place;
@@ -6,4 +7,5 @@ pub(crate) mod plan;
 pub(crate) mod restarts;
 pub(crate) mod scene;
 pub(crate) mod subject;
+pub(crate) mod temper;
 pub(crate) mod zombie;

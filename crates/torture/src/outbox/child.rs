@@ -1,6 +1,6 @@
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relaykit_outbox::postgres::{PgOutbox, PgOutboxStore};
@@ -18,9 +18,11 @@ use tokio::task::JoinSet;
 use crate::history::{Event, Id, Said};
 use crate::item::Item;
 use crate::queue::child::{Mood, Order, orders};
+use crate::stage::call::Call;
 use crate::stage::ledger::Ledger;
 use crate::stage::place::{Place, database, options, pool, shards};
 use crate::stage::plan::{IDS, LEASE, POLL, Plan, Role};
+use crate::stage::temper::Temper;
 
 /// Messages that a relay may have sent and not settled: batches times messages.
 pub(crate) const UNSETTLED: usize = CONCURRENCY * BATCH;
@@ -82,7 +84,7 @@ async fn relay<S: OutboxStore>(
     let mut running = JoinSet::new();
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
-        let sink = Sink { ledger: Arc::clone(&ledger), rng: Mutex::new(rng.fork()), moody };
+        let sink = Sink { ledger: Arc::clone(&ledger), temper: Temper::new(rng.fork(), moody) };
         let tells = ledger;
         let soon = Backoff::fixed(Duration::from_millis(5)).unlimited_attempts();
         let relay = Relay::builder(store()?, sink)
@@ -115,21 +117,7 @@ async fn relay<S: OutboxStore>(
 /// Takes most messages, by writing them into the ledger.
 struct Sink {
     ledger: Arc<Ledger>,
-    rng: Mutex<Rng>,
-    moody: bool,
-}
-
-impl Sink {
-    fn below(&self, end: u64) -> u64 {
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).below(end)
-    }
-
-    /// Takes some time, one time in four, so that a process also dies here.
-    async fn dawdle(&self) {
-        if self.moody && self.below(4) == 0 {
-            SystemClock::new().sleep(Duration::from_micros(self.below(8_000))).await;
-        }
-    }
+    temper: Temper,
 }
 
 impl BatchHandler<Message> for Sink {
@@ -137,7 +125,7 @@ impl BatchHandler<Message> for Sink {
     type Error = Mood;
 
     async fn handle(&self, batch: &[Message], _cx: &BatchContext) -> BatchOutcome<(), Mood> {
-        self.dawdle().await;
+        self.temper.dawdle().await;
         let (mut events, mut verdicts) = (Vec::new(), Vec::new());
         for message in batch {
             let item: Option<Item> = serde_json::from_slice(message.payload()).ok().filter(Item::is_whole);
@@ -146,35 +134,17 @@ impl BatchHandler<Message> for Sink {
                 verdicts.push(Verdict::Done(()));
                 continue;
             };
-            let said = if self.moody && self.below(20) == 0 { Said::Again } else { Said::Done };
+            let said = self.temper.says();
             events.push(Event::Lent { id, key, said });
             verdicts.push(match said {
                 Said::Again => Verdict::Retry { after: None, error: Mood },
                 Said::Done | Said::Dead => Verdict::Done(()),
             });
         }
-        // The effect: from here on it has happened, whoever dies.
-        self.ledger.say(&events);
-        let mut call = Call { ledger: &self.ledger, events };
-        self.dawdle().await;
-        call.events.clear();
+        let call = Call::told(&self.ledger, events);
+        self.temper.dawdle().await;
+        call.answers();
         BatchOutcome::Each(verdicts)
-    }
-}
-
-/// A call that has had its effect. If it is dropped before it has answered, nobody learns what it would have said.
-struct Call<'a> {
-    ledger: &'a Ledger,
-    events: Vec<Event>,
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        let given_up = |event: &Event| match event {
-            Event::Lent { id, .. } => Some(Event::GivenUp { id: *id }),
-            _ => None,
-        };
-        self.ledger.say(&self.events.iter().filter_map(given_up).collect::<Vec<_>>());
     }
 }
 

@@ -1,0 +1,50 @@
+pub(crate) mod child;
+mod handlers;
+mod receiver;
+mod stream;
+mod subject;
+
+use std::sync::Arc;
+
+use clap::ValueEnum;
+
+use crate::bench::{self, Bench};
+use crate::report::Report;
+use crate::stage::place::Kind::{Postgres, Sqlite};
+use crate::stage::{backends, kill, restarts, zombie};
+use subject::Inbox;
+
+/// What is done to the inbox: to its workers, those who receive, and its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Test {
+    /// Workers and receivers on SQLite, SIGKILL at random moments.
+    KillSqlite,
+    /// The same on Postgres.
+    KillPostgres,
+    /// Workers on SQLite that stand still for longer than their lease, and go on.
+    ZombieSqlite,
+    /// The same on Postgres.
+    ZombiePostgres,
+    /// Sessions of workers and receivers ended by the database.
+    Backends,
+    /// A Postgres server that crashes, and comes up again.
+    Restarts,
+}
+
+/// Runs the tests, all unless some are named.
+pub(crate) async fn run(bench: &Arc<Bench>, only: &[Test]) -> Vec<Report> {
+    bench::run_all(only, async |test: Test| test.run(bench).await).await
+}
+
+impl Test {
+    async fn run(self, bench: &Arc<Bench>) -> Report {
+        match self {
+            Self::KillSqlite => kill::killed::<Inbox>(bench, "kill-sqlite", Sqlite).await,
+            Self::KillPostgres => kill::killed::<Inbox>(bench, "kill-postgres", Postgres).await,
+            Self::ZombieSqlite => zombie::stalled::<Inbox>(bench, "zombie-sqlite", Sqlite).await,
+            Self::ZombiePostgres => zombie::stalled::<Inbox>(bench, "zombie-postgres", Postgres).await,
+            Self::Backends => backends::ended::<Inbox>(bench).await,
+            Self::Restarts => restarts::crashed::<Inbox>(bench).await,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relaykit_inbox::postgres::PgInboxStore;
+use relaykit_inbox::sqlite::SqliteInboxStore;
+use relaykit_inbox::{Worker, WorkerEvent};
+use relaykit_pipeline_traits::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::handlers::{CONNECTIONS, Effective, Effects, handlers};
+use super::receiver::Receiver;
+use super::stream::calls;
+use crate::history::Event;
+use crate::queue::child::{Order, orders};
+use crate::stage::ledger::Ledger;
+use crate::stage::place::{Place, database, pool, shards};
+use crate::stage::plan::{LEASE, POLL, Plan, Role};
+use crate::stage::temper::Temper;
+
+/// Does what the plan says, and tells the ledger.
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(live(plan))?;
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) type End = watch::Receiver<Option<Order>>;
+
+async fn live(plan: &Plan) -> anyhow::Result<()> {
+    let end = orders();
+    let names = plan.place.names();
+    match (plan.role, &plan.place) {
+        (Role::Feed { slot }, _) => Receiver::new(plan, slot)?.receive(&end).await,
+        (_, Place::Sqlite { file }) => {
+            let store = || Ok(SqliteInboxStore::new(database(file)?, &names, shards()));
+            work(plan, store, &end).await
+        }
+        (_, Place::Postgres { url, schema }) => {
+            let store = || Ok(PgInboxStore::new(pool(url, schema, CONNECTIONS)?, &names));
+            work(plan, store, &end).await
+        }
+    }
+}
+
+/// Runs workers until told to end.
+async fn work<S: Effective>(
+    plan: &Plan,
+    store: impl Fn() -> anyhow::Result<S>,
+    end: &End,
+) -> anyhow::Result<()> {
+    let moody = plan.role != Role::Drain;
+    let mut rng = Rng::seeded(plan.seed);
+    let mut running = JoinSet::new();
+    for number in 0..plan.role.lives() {
+        let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
+        let effects = Effects::new(&plan.place.names(), rng.fork(), moody);
+        let handlers = handlers(&ledger, Temper::new(rng.fork(), moody), S::effective(effects))?;
+        let worker = Worker::builder(store()?, handlers)
+            .lease(LEASE)
+            .settle_timeout(Duration::from_millis(500))
+            .poll(Duration::from_millis(5), POLL)
+            .drain(Duration::from_millis(500))
+            .rng(rng.fork())
+            .on_event(move |handler, event| match event {
+                WorkerEvent::LeaseLost { .. } if *handler == calls() => ledger.say(&[Event::Overtaken]),
+                WorkerEvent::StoreFailed { error } => ledger.say(&[Event::Fault { error: error.clone() }]),
+                _ => {}
+            })
+            .build()?;
+        let mut end = end.clone();
+        running.spawn(async move {
+            worker.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
+        });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended?;
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use relaykit_inbox::postgres::{PgInboxStore, PgTransactional, TransactionalHandler};
+use relaykit_inbox::sqlite::{self, SqliteInboxStore, SqliteTransactional, rusqlite};
+use relaykit_inbox::{Handlers, InboxStore, Registration};
+use relaykit_pipeline_traits::{BatchContext, Handler, Message, Rng, Verdict};
+use relaykit_retry::Backoff;
+use relaykit_sql_store::postgres::sqlx::{self, PgConnection};
+use relaykit_sql_store::{Names, Sql};
+
+use super::stream::{KIND, calls, effects};
+use crate::history::{Event, Said};
+use crate::item::Item;
+use crate::queue::child::Mood;
+use crate::stage::call::Call;
+use crate::stage::ledger::Ledger;
+use crate::stage::temper::Temper;
+
+/// How many messages of the plain handler are on their way at the most.
+pub(super) const CONCURRENCY: usize = 16;
+
+/// Of the transactional one. Each takes a connection.
+const TRANSACTIONS: usize = 2;
+
+/// Connections of a worker: one for each transaction, and two.
+pub(super) const CONNECTIONS: u32 = 4;
+
+/// Registers both handlers.
+pub(super) fn handlers<S: InboxStore>(
+    ledger: &Arc<Ledger>,
+    temper: Temper,
+    effect: S::Transactional,
+) -> anyhow::Result<Handlers<S>> {
+    let soon = Duration::from_millis(5);
+    let retry = Backoff::fixed(soon).unlimited_attempts().max_hint(soon).build()?;
+    let calls: Registration<S> =
+        Registration::new(calls(), Calls { ledger: Arc::clone(ledger), temper }).concurrency(CONCURRENCY);
+    let effects = Registration::transactional(effects(), effect).concurrency(TRANSACTIONS);
+    let mut handlers = Handlers::new();
+    for registration in [calls, effects] {
+        let registration = registration.on(KIND).ordered().timeout(Duration::from_millis(500));
+        handlers.register(registration.retry(retry.clone()))?;
+    }
+    Ok(handlers)
+}
+
+fn item(message: &Message) -> Option<Item> {
+    serde_json::from_slice(message.payload()).ok().filter(Item::is_whole)
+}
+
+/// Tells the ledger.
+struct Calls {
+    ledger: Arc<Ledger>,
+    temper: Temper,
+}
+
+impl Handler<Message> for Calls {
+    type Output = ();
+    type Error = Mood;
+
+    async fn handle(&self, message: &Message, _: &BatchContext) -> Verdict<(), Mood> {
+        self.temper.dawdle().await;
+        let Some(Item { id, key, .. }) = item(message) else {
+            self.ledger.say(&[Event::Wrong { id: 0 }]);
+            return Verdict::Done(());
+        };
+        let said = self.temper.says();
+        let call = Call::told(&self.ledger, vec![Event::Lent { id, key, said }]);
+        self.temper.dawdle().await;
+        call.answers();
+        verdict(said)
+    }
+}
+
+fn verdict(said: Said) -> Verdict<(), Mood> {
+    match said {
+        Said::Again => Verdict::Retry { after: None, error: Mood },
+        Said::Done | Said::Dead => Verdict::Done(()),
+    }
+}
+
+/// Writes a row for each message, in the transaction in which it ends; and fails now and then, after that.
+pub(super) struct Effects {
+    insert: Sql,
+    temper: Temper,
+}
+
+impl Effects {
+    pub(super) fn new(names: &Names, rng: Rng, moody: bool) -> Self {
+        // Nothing keeps a second row out, so that it is seen.
+        let insert = Sql::new(names, &["insert into {effects} (id) values ($1)"]);
+        Self { insert, temper: Temper::new(rng, moody) }
+    }
+}
+
+impl TransactionalHandler for Effects {
+    type Error = Mood;
+
+    async fn handle(&self, tx: &mut PgConnection, message: &Message, _: &BatchContext) -> Verdict<(), Mood> {
+        let id = item(message).map_or(0, |item| item.id);
+        self.temper.dawdle().await;
+        let written = sqlx::query(self.insert.clone()).bind(id.cast_signed()).execute(tx).await;
+        self.temper.dawdle().await;
+        // Whoever has lost its session fails.
+        verdict(if written.is_ok() { self.temper.says() } else { Said::Again })
+    }
+}
+
+impl sqlite::TransactionalHandler for Effects {
+    type Error = Mood;
+
+    fn handle(&self, tx: &rusqlite::Connection, message: &Message, _: &BatchContext) -> Verdict<(), Mood> {
+        let id = item(message).map_or(0, |item| item.id);
+        let written = tx.execute(self.insert.as_str(), [id.cast_signed()]);
+        verdict(if written.is_ok() { self.temper.says() } else { Said::Again })
+    }
+}
+
+/// What a store makes of it.
+pub(super) trait Effective: InboxStore {
+    fn effective(effects: Effects) -> Self::Transactional;
+}
+
+impl Effective for PgInboxStore {
+    fn effective(effects: Effects) -> PgTransactional {
+        effects.into()
+    }
+}
+
+impl Effective for SqliteInboxStore {
+    fn effective(effects: Effects) -> SqliteTransactional {
+        effects.into()
+    }
+}
