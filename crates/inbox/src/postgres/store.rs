@@ -227,6 +227,7 @@ impl InboxStore for PgInboxStore {
         context: &BatchContext,
         limit: Duration,
     ) -> Result<Committed, StoreError> {
+        let asked = Arc::new(());
         let lending = Lending {
             handler: handler.clone(),
             delivery: delivery.clone(),
@@ -234,6 +235,7 @@ impl InboxStore for PgInboxStore {
             limit,
             clock: self.pool.clock(),
             finish: self.finish.clone(),
+            asked: Arc::downgrade(&asked),
         };
         let committed = self
             .pool
@@ -241,6 +243,7 @@ impl InboxStore for PgInboxStore {
                 Box::pin(lending.run(conn))
             })
             .await;
+        drop(asked);
         match committed {
             // What the handler wrote does not hold, as a constraint that is looked at in the end has found.
             Err(StoreError::Rejected { source, .. }) => {

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use relaykit_pipeline_traits::{BatchContext, BatchOutcome, Classify, ErrorClass, Message, Verdict};
 use relaykit_sql_store::judge::{Called, call};
@@ -110,6 +110,8 @@ pub(super) struct Lending {
     pub(super) limit: std::time::Duration,
     pub(super) clock: Arc<dyn relaykit_pipeline_traits::Clock>,
     pub(super) finish: Statement,
+    /// Gone with whoever waits for the answer.
+    pub(super) asked: Weak<()>,
 }
 
 impl Lending {
@@ -146,6 +148,9 @@ impl Lending {
             .fetch_one(tx)
             .await?;
         Ok(match (finish.try_get(0)?, finish.try_get(1)?) {
+            // Whoever gave the call up writes that the delivery waits. Before it is gone, or after: then nothing is written, and
+            // they see it. If it went later, nobody would.
+            (true, true) if self.asked.strong_count() == 0 => Finish::Rollback(Committed::Stale),
             (true, true) => Finish::Commit(Committed::Done),
             // Nobody but whoever has the lease ends it: an earlier call did, and its answer was lost.
             (true, false) => Finish::Rollback(Committed::Done),

@@ -231,6 +231,26 @@ async fn a_handler_that_takes_too_long_is_dropped_rolled_back_and_its_connection
 }
 
 #[tokio::test]
+async fn a_call_that_nobody_waits_for_any_more_commits_nothing() {
+    let Some(case) = Case::new().await else { return };
+    let mut conn = case.i.connection().await;
+    let mut blocker = conn.begin().await.unwrap();
+    let lock = Sql::new(&case.i.db.names("t"), &["select pg_advisory_xact_lock(hashtext('{@schema}'))"]);
+    sqlx::query(lock).execute(&mut *blocker).await.unwrap();
+    tokio::select! {
+        biased;
+        committed = case.handle(End::HangInStatement) => panic!("{committed:?}"),
+        () = case.begun.notified() => {}
+    }
+    blocker.rollback().await.unwrap();
+    // There is one connection: whoever reads waits until the call has ended.
+    assert_eq!(case.i.ids("crm").await.len(), 1);
+    case.assert(0, 1, End::HangInStatement).await;
+    conn.close().await.unwrap();
+    case.i.clean().await;
+}
+
+#[tokio::test]
 async fn under_a_lost_lease_nothing_is_committed() {
     let Some(case) = Case::new().await else { return };
     case.i.db.execute("update {shards} set until = now() - interval '1 second'").await;

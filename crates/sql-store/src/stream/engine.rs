@@ -366,7 +366,7 @@ where
         }
         let mut careful = self.shared.careful();
         for (row, _, token, end) in &ended.rows {
-            if matches!(end, End::Gone | End::Waits) {
+            if matches!(end, End::Gone | End::Waits | End::Unwritten) {
                 careful.settled(row.shard, *token);
             }
         }

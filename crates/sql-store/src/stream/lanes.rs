@@ -33,7 +33,10 @@ pub(crate) enum End {
     Gone,
     /// It waits in the store, and holds its key.
     Waits,
-    /// It is as it was.
+    /// It was not there when it was to be written that it waits: an earlier call has ended it, and its answer was lost. Or it waits,
+    /// as was written before.
+    Unwritten,
+    /// It is as it was; or an earlier call has ended it, and its answer was lost.
     Back(Box<Loaded>),
     /// Nobody here knows; its shard is, or will be, somebody else's.
     Lost,
@@ -265,11 +268,13 @@ impl Lanes {
         }
     }
 
-    /// Returns whether a row that has waited is on its way, and lies before the page. The store may have it as gone by now, and
-    /// so show later rows of its key; but those that it held on the pages before are to be read first.
+    /// Returns whether a row that has waited is on its way, or came back without an answer, and lies before the page. The store may
+    /// have it as gone by now, and so show later rows of its key; but those that it held on the pages before are to be read first.
     fn is_beyond(&self, name: &Name, from: Seq) -> bool {
-        let lane = self.by_name.get(name).filter(|lane| lane.had_waited);
-        lane.and_then(|lane| lane.taken).is_some_and(|taken| taken <= from)
+        let Some(lane) = self.by_name.get(name) else { return false };
+        let taken = lane.taken.filter(|_| lane.had_waited);
+        let back = || lane.rows.iter().find(|(_, loaded)| loaded.waited).map(|(seq, _)| *seq);
+        taken.or_else(back).is_some_and(|waited| waited <= from)
     }
 
     /// Puts a row into its lane. Returns `false` if there is no room at all.
@@ -390,7 +395,7 @@ impl Lanes {
             return;
         };
         if let Some(meanwhile) = &mut self.meanwhile
-            && matches!(end, End::Gone | End::Waits)
+            && matches!(end, End::Gone | End::Waits | End::Unwritten)
         {
             meanwhile.ended.insert(row);
         }
@@ -409,12 +414,16 @@ impl Lanes {
                 lane.rows.insert(row.seq, *loaded);
                 self.loaded += 1;
             }
-            End::Waits => {
+            End::Waits | End::Unwritten => {
                 // What comes behind it is read again when its wait is over.
                 self.loaded -= lane.rows.len();
                 self.by_name.remove(&name);
                 if let Some(meanwhile) = &mut self.meanwhile {
-                    meanwhile.waiting.insert(name);
+                    meanwhile.waiting.insert(name.clone());
+                }
+                if matches!(end, End::Unwritten) {
+                    // Or now, if it has left: then nobody says that its wait is over.
+                    self.leave_behind(&name, Seq(row.seq.0.saturating_sub(1)));
                 }
                 return;
             }

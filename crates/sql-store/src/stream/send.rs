@@ -348,7 +348,11 @@ where
         let settlement = settlement(fates.iter().filter(|(_, fate)| !ended_itself(fate)), &tokens);
         let mut ended = Ended { rows: Vec::new(), sent: 0, retried: 0, dead: 0, lost: 0, refused, due: None };
         let rows = settlement.done.len() + settlement.retry.len() + settlement.dead.len();
-        let stale = if rows == 0 { Some(Vec::new()) } else { write(shared, &settlement, permits).await };
+        let settled =
+            if rows == 0 { Some(Settled::default()) } else { write(shared, &settlement, permits).await };
+        // Less than all is what an earlier try has written, or what a handler has ended itself, without an answer.
+        let in_doubt = settled.as_ref().is_some_and(|settled| settled.written < rows as u64);
+        let stale = settled.map(|settled| settled.stale);
         let mut lost_shards: Vec<Shard> = Vec::new();
         for (loaded, fate) in fates {
             let (row, key) = (loaded.row, loaded.key.clone());
@@ -361,7 +365,10 @@ where
                 ended.rows.push((row, key, token(row), End::Lost));
                 continue;
             }
-            let end = ended.count(shared, &loaded, fate);
+            let end = match ended.count(shared, &loaded, fate) {
+                End::Waits if in_doubt => End::Unwritten,
+                end => end,
+            };
             ended.rows.push((row, key, token(row), end));
         }
         if ended.lost > 0 {
@@ -479,12 +486,12 @@ fn reason(loaded: &Loaded, cause: Cause) -> DeadReason {
     }
 }
 
-/// Writes a settlement, again and again while its leases hold. Returns the stale shards, or `None` if nobody knows what was written.
+/// Writes a settlement, again and again while its leases hold. Returns what the store says, or `None` if nobody knows what was written.
 async fn write<S: StreamStore, H>(
     shared: &Shared<S, H>,
     settlement: &Settlement,
     permits: &[Permit],
-) -> Option<Vec<Shard>> {
+) -> Option<Settled> {
     let begun = shared.clock.monotonic();
     let settled =
         insist(shared, permits, "could not write what became of a batch", || shared.store.settle(settlement));
@@ -493,7 +500,7 @@ async fn write<S: StreamStore, H>(
     let settled = settled.instrument(span).await?;
     let took = shared.clock.monotonic().since(begun).as_secs_f64();
     shared.record(None, |recorder, metrics, labels| recorder.observe(metrics.settle, labels, took));
-    Some(settled.stale)
+    Some(settled)
 }
 
 /// Calls the store again and again while the leases hold. Returns `None` if nobody knows what was written.

@@ -5,7 +5,7 @@ use super::tests::{SHARD, row, stored};
 use super::*;
 
 /// One shard, a store beside it, and everything that can happen between, in random order: rows that transactions add and commit
-/// much later, pages that arrive late, sends that end late, leases that are about to be given back and kept after all, or lost
+/// much later, pages that arrive late, sends that end late, or by themselves without an answer, leases that are about to be given back and kept after all, or lost
 /// and taken anew.
 #[test]
 fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left() {
@@ -46,7 +46,7 @@ struct World {
     /// A page as it was read, not yet here.
     page: Option<Page>,
     /// What is on its way: the row, its key, under which token.
-    sent: Vec<(Seq, OrderingKey, i64)>,
+    sent: Vec<(Loaded, i64)>,
     /// What the store has, and the lanes do not know yet.
     settled: Vec<(Seq, OrderingKey, i64, End)>,
     taken: Vec<(OrderingKey, Seq)>,
@@ -186,7 +186,7 @@ impl World {
                     _ => self.lanes.take(most, |_| held),
                 };
                 for loaded in taken {
-                    self.sent.push((loaded.row.seq, loaded.key.unwrap(), self.token));
+                    self.sent.push((loaded, self.token));
                 }
             }
             11 | 12 if !self.settled.is_empty() => {
@@ -196,14 +196,24 @@ impl World {
             }
             _ if !self.sent.is_empty() => {
                 let at = usize::try_from(rng.below(self.sent.len() as u64)).unwrap();
-                let (seq, key, token) = self.sent.swap_remove(at);
-                let end = if !calm && rng.chance(0.3) {
-                    self.rows.get_mut(&seq).unwrap().1 = self.now + rng.below(6);
-                    End::Waits
-                } else {
-                    self.taken.push((key.clone(), seq));
-                    self.rows.remove(&seq);
-                    End::Gone
+                let (loaded, token) = self.sent.swap_remove(at);
+                let (seq, key) = (loaded.row.seq, loaded.key.clone().unwrap());
+                let fails = !calm && rng.chance(0.3);
+                let end = match self.rows.get_mut(&seq) {
+                    Some((_, wait)) if fails => {
+                        *wait = self.now + rng.below(6);
+                        End::Waits
+                    }
+                    // It ended itself before, and nobody was told.
+                    None if fails => End::Unwritten,
+                    there => {
+                        if there.is_some() {
+                            self.taken.push((key.clone(), seq));
+                            self.rows.remove(&seq);
+                        }
+                        let unanswered = !calm && rng.chance(0.1);
+                        if unanswered { End::Back(Box::new(loaded)) } else { End::Gone }
+                    }
                 };
                 self.settled.push((seq, key, token, end));
             }

@@ -219,6 +219,38 @@ fn what_a_row_that_waited_held_is_read_again_when_it_has_gone() {
 }
 
 #[test]
+fn what_a_row_that_came_back_without_an_answer_held_is_read_before_later_rows() {
+    let mut lanes = lanes();
+    lanes.next_page().unwrap();
+    let waited = Stored { waited: true, ..stored(4) };
+    // It hides 5, while the end of the shard is read.
+    lanes.load(Page { rows: vec![waited, unkeyed(7)], ..Page::default() }, 1_000, Monotonic::default());
+    let loaded = lanes.take(1, |_| true).pop().unwrap();
+    lanes.end(row(4), Some(&key()), 7, End::Back(Box::new(loaded)));
+    // It has gone, and nobody was told.
+    load(&mut lanes, [8]);
+    take(&mut lanes);
+    lanes.end(row(4), Some(&key()), 7, End::Gone);
+    assert!(take(&mut lanes).is_empty());
+    lanes.go_back();
+    load(&mut lanes, [5, 8]);
+    assert_eq!(take(&mut lanes), [5]);
+}
+
+#[test]
+fn what_comes_behind_a_row_that_was_not_there_to_wait_is_read_again_at_once() {
+    let mut lanes = lanes();
+    load(&mut lanes, [1, 2]);
+    take(&mut lanes);
+    lanes.end(row(1), Some(&key()), 7, End::Unwritten);
+    load(&mut lanes, [3]);
+    assert!(take(&mut lanes).is_empty());
+    lanes.go_back();
+    load(&mut lanes, [2, 3]);
+    assert_eq!(take(&mut lanes), [2]);
+}
+
+#[test]
 fn later_rows_of_a_key_wait_until_those_left_behind_are_read() {
     let mut lanes = lanes();
     load(&mut lanes, [9]);
