@@ -13,7 +13,7 @@ pub(crate) struct Args {
 }
 
 /// What is in a database, too.
-const ON_POSTGRES: [&str; 1] = ["outbox"];
+const ON_POSTGRES: [&str; 2] = ["inbox", "outbox"];
 
 /// Builds the program in release mode and runs it, beside a Postgres server if it is about one; its exit code becomes ours.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn a_server_is_started_for_what_needs_one_and_not_for_help() {
         let needs = |args: &[&str]| needs_postgres(&args.iter().map(OsString::from).collect::<Vec<_>>());
-        assert!(needs(&["outbox"]) && needs(&["outbox", "--profile", "pr"]));
+        assert!(needs(&["outbox"]) && needs(&["inbox", "--profile", "pr"]));
         assert!(!needs(&["queue"]) && !needs(&["--help"]) && !needs(&["outbox", "--help"]) && !needs(&[]));
     }
 }

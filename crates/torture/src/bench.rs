@@ -124,6 +124,16 @@ impl Bench {
     fn judge(&self, report: &mut Report, seed: u64, round: &Round) {
         let judgement = oracle::judge(&round.history, round.promises);
         report.add(round.trials, &judgement);
+        for event in &round.history {
+            let Event::Recovered { micros, bound } = event else { continue };
+            report.recovered(*micros);
+            if micros > bound {
+                let late = format!("recovered after {micros} µs, more than {bound}");
+                let kept = self.keep(report.test, seed, &round.history, round.folder.path());
+                let kept = kept.map(|at| at.display().to_string()).unwrap_or_default();
+                report.fail(format!("{late}; kept in {kept}; {}", self.failed(report.test, seed)));
+            }
+        }
         let acknowledged = round.history.iter().filter_map(|event| match event {
             Event::Acknowledged { id } => Some(*id),
             _ => None,

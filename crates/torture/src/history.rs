@@ -41,6 +41,8 @@ pub(crate) enum Event {
     Overtaken,
     /// The process was killed, aborted, or left without a close; or the power failed.
     Killed,
+    /// What somebody dead had held was handled by others so many microseconds after the last fault; so many are allowed.
+    Recovered { micros: u64, bound: u64 },
     /// The queue was closed. It could not write everything down if `unsettled` says so.
     Stopped { unsettled: bool },
     /// Everything was worked off, or the time for it ran out.

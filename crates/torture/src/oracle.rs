@@ -181,7 +181,10 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
             Event::Effects { ids } => effects = Some(ids),
             Event::Wrong { id } => oracle.found.phantom.push(*id),
             Event::Fault { error } if error.starts_with(STORAGE) => oracle.disk_failed(),
-            Event::Opened | Event::Fault { .. } | Event::Stopped { unsettled: false } => {}
+            Event::Opened
+            | Event::Fault { .. }
+            | Event::Recovered { .. }
+            | Event::Stopped { unsettled: false } => {}
             Event::Killed => oracle.breaks(Window::KilledBeforeSettled),
             Event::Stopped { unsettled: true } => oracle.breaks(Window::StoppedOnAFailingDisk),
             Event::Stalled => oracle.breaks(Window::Stalled),

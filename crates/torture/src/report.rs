@@ -28,6 +28,8 @@ pub(crate) struct Report {
     pub(crate) effects: u64,
     pub(crate) stuck: u64,
     pub(crate) leaks: u64,
+    /// The longest time after the last fault until what the dead had held was handled by others, in seconds.
+    pub(crate) recovery: Option<f64>,
     pub(crate) passed: bool,
     pub(crate) seconds: f64,
     /// More that was counted, and what went wrong, in words.
@@ -48,6 +50,7 @@ impl Report {
             effects: 0,
             stuck: 0,
             leaks: 0,
+            recovery: None,
             passed: true,
             seconds: 0.0,
             notes: Vec::new(),
@@ -69,6 +72,12 @@ impl Report {
         self.passed &= judgement.is_clean();
     }
 
+    /// Notes how long a recovery took.
+    pub(crate) fn recovered(&mut self, micros: u64) {
+        let seconds = Duration::from_micros(micros).as_secs_f64();
+        self.recovery = Some(self.recovery.unwrap_or_default().max((seconds * 100.0).ceil() / 100.0));
+    }
+
     /// Notes a failure.
     pub(crate) fn fail(&mut self, what: impl Into<String>) {
         self.passed = false;
@@ -80,6 +89,9 @@ impl Report {
     }
 
     pub(crate) fn took(mut self, time: Duration) -> Self {
+        if let Some(seconds) = self.recovery {
+            self.notes.push(format!("what the dead held was handled by others within {seconds:.2} s"));
+        }
         self.seconds = (time.as_secs_f64() * 10.0).round() / 10.0;
         self
     }

@@ -4,6 +4,7 @@ pub(crate) mod kill;
 pub(crate) mod ledger;
 pub(crate) mod place;
 pub(crate) mod plan;
+pub(crate) mod recovery;
 pub(crate) mod restarts;
 pub(crate) mod scene;
 pub(crate) mod subject;

@@ -9,9 +9,9 @@ use relaykit_pipeline_traits::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::handlers::{CONNECTIONS, Effective, Effects, handlers};
+use super::handlers::{Answered, CONNECTIONS, Effective, Effects, handlers};
 use super::receiver::Receiver;
-use super::stream::calls;
+use super::stream::{calls, item_id};
 use crate::history::Event;
 use crate::queue::child::{Order, orders};
 use crate::stage::ledger::Ledger;
@@ -57,7 +57,8 @@ async fn work<S: Effective>(
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
         let effects = Effects::new(&plan.place.names(), rng.fork(), moody);
-        let handlers = handlers(&ledger, Temper::new(rng.fork(), moody), S::effective(effects))?;
+        let answered = Arc::<Answered>::default();
+        let handlers = handlers(&ledger, &answered, Temper::new(rng.fork(), moody), S::effective(effects))?;
         let worker = Worker::builder(store()?, handlers)
             .lease(LEASE)
             .settle_timeout(Duration::from_millis(500))
@@ -66,6 +67,9 @@ async fn work<S: Effective>(
             .rng(rng.fork())
             .on_event(move |handler, event| match event {
                 WorkerEvent::LeaseLost { .. } if *handler == calls() => ledger.say(&[Event::Overtaken]),
+                WorkerEvent::Retried { id, .. } if *handler == calls() && answered.failed(item_id(*id)) => {
+                    ledger.say(&[Event::GivenUp { id: item_id(*id) }]);
+                }
                 WorkerEvent::StoreFailed { error } => ledger.say(&[Event::Fault { error: error.clone() }]),
                 _ => {}
             })

@@ -1,4 +1,5 @@
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use relaykit_inbox::postgres::{PgInboxStore, PgTransactional, TransactionalHandler};
@@ -10,7 +11,7 @@ use relaykit_sql_store::postgres::sqlx::{self, PgConnection};
 use relaykit_sql_store::{Names, Sql};
 
 use super::stream::{KIND, calls, effects};
-use crate::history::{Event, Said};
+use crate::history::{Event, Id, Said};
 use crate::item::Item;
 use crate::queue::child::Mood;
 use crate::stage::call::Call;
@@ -29,13 +30,14 @@ pub(super) const CONNECTIONS: u32 = 4;
 /// Registers both handlers.
 pub(super) fn handlers<S: InboxStore>(
     ledger: &Arc<Ledger>,
+    answered: &Arc<Answered>,
     temper: Temper,
     effect: S::Transactional,
 ) -> anyhow::Result<Handlers<S>> {
     let soon = Duration::from_millis(5);
     let retry = Backoff::fixed(soon).unlimited_attempts().max_hint(soon).build()?;
-    let calls: Registration<S> =
-        Registration::new(calls(), Calls { ledger: Arc::clone(ledger), temper }).concurrency(CONCURRENCY);
+    let plain = Calls { ledger: Arc::clone(ledger), answered: Arc::clone(answered), temper };
+    let calls: Registration<S> = Registration::new(calls(), plain).concurrency(CONCURRENCY);
     let effects = Registration::transactional(effects(), effect).concurrency(TRANSACTIONS);
     let mut handlers = Handlers::new();
     for registration in [calls, effects] {
@@ -53,6 +55,22 @@ fn item(message: &Message) -> Option<Item> {
 struct Calls {
     ledger: Arc<Ledger>,
     temper: Temper,
+    answered: Arc<Answered>,
+}
+
+/// What the plain handler has answered to be done. The engine may not have taken that, since another of the batch took too long.
+#[derive(Debug, Default)]
+pub(super) struct Answered(Mutex<HashSet<Id>>);
+
+impl Answered {
+    fn done(&self, id: Id) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Takes note that the engine says that it failed. Returns whether the handler had said otherwise.
+    pub(super) fn failed(&self, id: Id) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
 }
 
 impl Handler<Message> for Calls {
@@ -69,6 +87,9 @@ impl Handler<Message> for Calls {
         let call = Call::told(&self.ledger, vec![Event::Lent { id, key, said }]);
         self.temper.dawdle().await;
         call.answers();
+        if said == Said::Done {
+            self.answered.done(id);
+        }
         verdict(said)
     }
 }

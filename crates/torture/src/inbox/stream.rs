@@ -1,7 +1,8 @@
 use std::collections::HashSet;
 
 use relaykit_inbox::{HandlerKey, Route, Routes, Scope};
-use relaykit_pipeline_traits::{Message, Rng, Timestamp};
+use relaykit_pipeline_traits::uuid::Uuid;
+use relaykit_pipeline_traits::{Message, MessageId, Rng, Timestamp};
 
 use crate::history::{Event, Id};
 use crate::item::Item;
@@ -50,8 +51,7 @@ impl Stream {
     }
 
     fn message(&self, item: &Item) -> anyhow::Result<Message> {
-        let id = self.scope.message_id(&format!("item {}", item.id));
-        let message = Message::builder(id, KIND, Timestamp::from_millis(1_763_683_200_000))
+        let message = Message::builder(message_id(item.id), KIND, Timestamp::from_millis(1_763_683_200_000))
             .ordering_key(format!("key-{}", item.key).as_str())
             .payload(serde_json::to_vec(item)?);
         Ok(message.build()?)
@@ -72,6 +72,15 @@ impl Stream {
         }
         Ok(number)
     }
+}
+
+/// A message's id is its item's.
+fn message_id(id: Id) -> MessageId {
+    MessageId::from_uuid(Uuid::from_u64_pair(0, id))
+}
+
+pub(super) fn item_id(id: MessageId) -> Id {
+    id.as_uuid().as_u64_pair().1
 }
 
 /// The plain handler.

@@ -3,6 +3,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Mutex;
 
+use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use serde::{Deserialize, Serialize};
 
 use crate::history::Event;
@@ -16,9 +17,11 @@ pub(crate) struct Ledger {
 
 /// What a process told at once.
 #[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    life: usize,
-    events: Vec<Event>,
+pub(crate) struct Entry {
+    pub(crate) life: usize,
+    /// When, in microseconds of wall time.
+    pub(crate) at: i64,
+    pub(crate) events: Vec<Event>,
 }
 
 impl Ledger {
@@ -42,7 +45,8 @@ impl Ledger {
         if events.is_empty() {
             return;
         }
-        let entry = Entry { life, events: events.to_vec() };
+        let at = SystemClock::new().now().as_micros();
+        let entry = Entry { life, at, events: events.to_vec() };
         let text = serde_json::to_string(&entry).expect("events are plain data");
         // Who is killed while it writes leaves a piece, which must not take the next line along.
         let text = format!("\n{text}\n");
@@ -56,11 +60,20 @@ impl Ledger {
 /// # Errors
 ///
 /// If the file cannot be read.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
+pub(crate) fn entries(path: &Path) -> anyhow::Result<Vec<Entry>> {
     let text = std::fs::read(path)?;
-    let entries = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let lines = text.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// Reads it as a history.
+///
+/// # Errors
+///
+/// If the file cannot be read.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
     let mut history = Vec::new();
-    for Entry { life, events } in entries {
+    for Entry { life, events, .. } in entries(path)? {
         history.push(Event::By { life });
         history.extend(events);
     }

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 use super::ledger::{self, Ledger};
 use super::place::{Ground, Kind, Place};
 use super::plan::{Plan, Role};
+use super::recovery::{self, recoveries};
 use super::subject::Subject;
 use crate::bench::{Bench, Round};
 use crate::history::{Event, Left};
@@ -139,7 +141,8 @@ impl<S: Subject> Scene<S> {
     ///
     /// If a process does not end well, or the database does not answer.
     pub(crate) async fn end(mut self, trials: u64) -> anyhow::Result<Round> {
-        // Who feeds goes first: what is done last is handled, too. Of the others, some die.
+        let recovered = self.last_fault().await?;
+        // Who feeds goes first: what is done last is handled, too.
         let (feeding, working): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.actors).into_iter().partition(|actor| !actor.works());
         for mut actor in feeding {
@@ -147,13 +150,8 @@ impl<S: Subject> Scene<S> {
             actor.life.end().await?;
         }
         for mut actor in working {
-            if self.rng.chance(0.5) {
-                actor.life.kill().await?;
-                self.note(actor.numbers, &Event::Killed);
-            } else {
-                actor.life.order(Order::Stop).await;
-                actor.life.end().await?;
-            }
+            actor.life.order(Order::Stop).await;
+            actor.life.end().await?;
         }
         let mut drains = self.spawn(Role::Drain)?;
         let clock = SystemClock::new();
@@ -168,6 +166,7 @@ impl<S: Subject> Scene<S> {
         let idle_sessions = self.ground.idle_sessions().await;
         let mut history = ledger::read(&self.path)?;
         self.settle_accounts(&mut history).await?;
+        history.push(recovered);
         history.push(Event::Ended {
             left: Left { stored: left.pending + left.dead, idle_sessions, ..Left::default() },
         });
@@ -181,10 +180,34 @@ impl<S: Subject> Scene<S> {
         Ok(Round { trials, promises, history, folder })
     }
 
+    /// Kills some of those who handle, while others go on, and waits until these have what the dead held.
+    async fn last_fault(&mut self) -> anyhow::Result<Event> {
+        let clock = SystemClock::new();
+        let mut dead = HashSet::new();
+        for _ in 0..=self.rng.below(2) {
+            let Some(at) = self.pick(Actor::works) else { break };
+            let Actor { life, numbers, .. } = self.actors.swap_remove(at);
+            life.kill().await?;
+            self.note(numbers.clone(), &Event::Killed);
+            dead.extend(numbers);
+        }
+        let (fault, patience) = (clock.now(), clock.monotonic() + DRAIN);
+        let slowest = loop {
+            let recoveries = recoveries(&ledger::entries(&self.path)?, fault, &dead);
+            let slowest = recoveries.into_values().max_by_key(|took| took.unwrap_or(Duration::MAX));
+            match slowest {
+                None => break Duration::ZERO,
+                Some(Some(took)) => break took,
+                Some(None) if clock.monotonic() > patience => break DRAIN,
+                Some(None) => clock.sleep(Duration::from_millis(100)).await,
+            }
+        };
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Ok(Event::Recovered { micros: micros(slowest), bound: micros(recovery::bound()) })
+    }
+
     /// Adds what the database says was committed, and what was not: some producers never learnt it.
     async fn settle_accounts(&self, history: &mut Vec<Event>) -> anyhow::Result<()> {
-        use std::collections::HashSet;
-
         let committed = self.subject.committed(&self.ground).await?;
         let mut offered = Vec::new();
         let mut told = HashSet::new();
