@@ -43,6 +43,8 @@ pub(crate) enum Event {
     Killed,
     /// What somebody dead had held was handled by others so many microseconds after the last fault; so many are allowed.
     Recovered { micros: u64, bound: u64 },
+    /// A call of a store took so long, which is more than its timeouts say.
+    Blocked { millis: u64 },
     /// The queue was closed. It could not write everything down if `unsettled` says so.
     Stopped { unsettled: bool },
     /// Everything was worked off, or the time for it ran out.

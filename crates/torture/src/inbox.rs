@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use crate::bench::{self, Bench};
 use crate::report::Report;
 use crate::stage::place::Kind::{Postgres, Sqlite};
-use crate::stage::{backends, kill, restarts, zombie};
+use crate::stage::{backends, kill, network, restarts, shutdown, zombie};
 use subject::Inbox;
 
 /// What is done to the inbox: to its workers, those who receive, and its database.
@@ -29,6 +29,12 @@ pub(crate) enum Test {
     Backends,
     /// A Postgres server that crashes, and comes up again.
     Restarts,
+    /// Connections cut, reset, delayed, stuck and lost.
+    Network,
+    /// Those who handle asked to stop at random moments, on SQLite.
+    ShutdownSqlite,
+    /// The same on Postgres.
+    ShutdownPostgres,
 }
 
 /// Runs the tests, all unless some are named.
@@ -45,6 +51,9 @@ impl Test {
             Self::ZombiePostgres => zombie::stalled::<Inbox>(bench, "zombie-postgres", Postgres).await,
             Self::Backends => backends::ended::<Inbox>(bench).await,
             Self::Restarts => restarts::crashed::<Inbox>(bench).await,
+            Self::Network => network::torn::<Inbox>(bench).await,
+            Self::ShutdownSqlite => shutdown::stopped::<Inbox>(bench, "shutdown-sqlite", Sqlite).await,
+            Self::ShutdownPostgres => shutdown::stopped::<Inbox>(bench, "shutdown-postgres", Postgres).await,
         }
     }
 }

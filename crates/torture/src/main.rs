@@ -10,6 +10,7 @@ mod inbox;
 mod item;
 mod oracle;
 mod outbox;
+mod proxy;
 mod queue;
 mod report;
 mod seeds;

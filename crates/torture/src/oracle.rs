@@ -187,6 +187,7 @@ pub(crate) fn judge(history: &[Event], promises: Promises) -> Judgement {
             | Event::Stopped { unsettled: false } => {}
             Event::Killed => oracle.breaks(Window::KilledBeforeSettled),
             Event::Stopped { unsettled: true } => oracle.breaks(Window::StoppedOnAFailingDisk),
+            Event::Blocked { millis } => oracle.found.leaks.push(format!("a call that took {millis} ms")),
             Event::Stalled => oracle.breaks(Window::Stalled),
             Event::Overtaken => oracle.breaks(Window::Overtaken),
             Event::Ended { left } => ended = Some(*left),

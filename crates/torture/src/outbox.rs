@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::bench::{self, Bench};
 use crate::report::Report;
 use crate::stage::place::Kind::{Postgres, Sqlite};
-use crate::stage::{backends, kill, restarts, zombie};
+use crate::stage::{backends, kill, network, restarts, shutdown, zombie};
 use subject::Outbox;
 
 /// What is done to the outbox: to its relays, its producers, and its database.
@@ -26,6 +26,12 @@ pub(crate) enum Test {
     Backends,
     /// A Postgres server that crashes, and comes up again.
     Restarts,
+    /// Connections cut, reset, delayed, stuck and lost.
+    Network,
+    /// Those who handle asked to stop at random moments, on SQLite.
+    ShutdownSqlite,
+    /// The same on Postgres.
+    ShutdownPostgres,
 }
 
 /// Runs the tests, all unless some are named.
@@ -42,6 +48,9 @@ impl Test {
             Self::ZombiePostgres => zombie::stalled::<Outbox>(bench, "zombie-postgres", Postgres).await,
             Self::Backends => backends::ended::<Outbox>(bench).await,
             Self::Restarts => restarts::crashed::<Outbox>(bench).await,
+            Self::Network => network::torn::<Outbox>(bench).await,
+            Self::ShutdownSqlite => shutdown::stopped::<Outbox>(bench, "shutdown-sqlite", Sqlite).await,
+            Self::ShutdownPostgres => shutdown::stopped::<Outbox>(bench, "shutdown-postgres", Postgres).await,
         }
     }
 }

@@ -13,8 +13,9 @@ use super::handlers::{Answered, CONNECTIONS, Effective, Effects, handlers};
 use super::receiver::Receiver;
 use super::stream::{calls, item_id};
 use crate::history::Event;
-use crate::queue::child::{Order, orders};
+use crate::queue::child::{Order, left, orders};
 use crate::stage::ledger::Ledger;
+use crate::stage::patience::probe;
 use crate::stage::place::{Place, database, pool, shards};
 use crate::stage::plan::{LEASE, POLL, Plan, Role};
 use crate::stage::temper::Temper;
@@ -22,25 +23,30 @@ use crate::stage::temper::Temper;
 /// Does what the plan says, and tells the ledger.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(live(plan))?;
+    runtime.block_on(async {
+        let end = orders();
+        tokio::select! {
+            ended = live(plan, &end) => ended,
+            () = left(end.clone()) => Ok(()),
+        }
+    })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) type End = watch::Receiver<Option<Order>>;
 
-async fn live(plan: &Plan) -> anyhow::Result<()> {
-    let end = orders();
+async fn live(plan: &Plan, end: &End) -> anyhow::Result<()> {
     let names = plan.place.names();
     match (plan.role, &plan.place) {
-        (Role::Feed { slot }, _) => Receiver::new(plan, slot)?.receive(&end).await,
+        (Role::Feed { slot }, _) => Receiver::new(plan, slot)?.receive(end).await,
         (_, Place::Sqlite { file }) => {
             let store = || Ok(SqliteInboxStore::new(database(file)?, &names, shards()));
-            work(plan, store, &end).await
+            work(plan, store, end).await
         }
         (_, Place::Postgres { url, schema }) => {
             let store = || Ok(PgInboxStore::new(pool(url, schema, CONNECTIONS)?, &names));
-            work(plan, store, &end).await
+            work(plan, store, end).await
         }
     }
 }
@@ -53,13 +59,20 @@ async fn work<S: Effective>(
 ) -> anyhow::Result<()> {
     let moody = plan.role != Role::Drain;
     let mut rng = Rng::seeded(plan.seed);
-    let mut running = JoinSet::new();
+    let (mut running, mut probing) = (JoinSet::new(), JoinSet::new());
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
         let effects = Effects::new(&plan.place.names(), rng.fork(), moody);
         let answered = Arc::<Answered>::default();
         let handlers = handlers(&ledger, &answered, Temper::new(rng.fork(), moody), S::effective(effects))?;
-        let worker = Worker::builder(store()?, handlers)
+        let store = store()?;
+        let (probed, tells) = (store.clone(), Arc::clone(&ledger));
+        probing.spawn(async move {
+            loop {
+                probe(&tells, probed.depth(&calls())).await;
+            }
+        });
+        let worker = Worker::builder(store, handlers)
             .lease(LEASE)
             .settle_timeout(Duration::from_millis(500))
             .poll(Duration::from_millis(5), POLL)

@@ -12,6 +12,7 @@ use super::child::End;
 use super::stream::{Batch, Stream, routes};
 use crate::history::Event;
 use crate::stage::ledger::{self, Ledger};
+use crate::stage::patience::{bounded, watched};
 use crate::stage::place::{Place, database, options, pool, shards};
 use crate::stage::plan::Plan;
 
@@ -68,7 +69,7 @@ impl Receiver {
             let offered = batch.items.iter().map(|item| Event::Offered { id: item.id, key: item.key });
             self.ledger.say(&offered.collect::<Vec<_>>());
             let (pause, rolls_back) = (self.pause(), self.rng.chance(0.1));
-            match way.receive(&self.stream, &batch, pause, rolls_back).await {
+            match way.receive(&self.ledger, &self.stream, &batch, pause, rolls_back).await {
                 Ok(Some(answers)) => {
                     self.told(&batch, &answers, false);
                     self.next += 1;
@@ -89,7 +90,7 @@ impl Receiver {
     /// Receives what was received before.
     async fn again(&mut self, way: &mut Way) -> anyhow::Result<()> {
         let batch = self.stream.batch(self.rng.below(self.next))?;
-        match way.receive(&self.stream, &batch, Duration::ZERO, false).await {
+        match way.receive(&self.ledger, &self.stream, &batch, Duration::ZERO, false).await {
             Ok(answers) => self.told(&batch, &answers.unwrap_or_default(), true),
             Err(error) => self.ledger.say(&[Event::Fault { error: error.to_string() }]),
         }
@@ -140,6 +141,7 @@ impl Receiver {
 impl Way {
     async fn receive(
         &mut self,
+        ledger: &Ledger,
         stream: &Stream,
         batch: &Batch,
         pause: Duration,
@@ -147,7 +149,10 @@ impl Way {
     ) -> anyhow::Result<Answers> {
         match self {
             Self::Sqlite(inbox) => Ok(Some(inbox.receive_all(stream.scope(), &batch.messages).await?)),
-            Self::Postgres(inbox) => Ok(Some(inbox.receive_all(stream.scope(), &batch.messages).await?)),
+            Self::Postgres(inbox) => {
+                let received = watched(ledger, inbox.receive_all(stream.scope(), &batch.messages)).await;
+                Ok(Some(received?))
+            }
             Self::OwnSqlite { connection, inbox, business } => {
                 let transaction = rusqlite::Transaction::new_unchecked(
                     connection,
@@ -168,10 +173,10 @@ impl Way {
             Self::OwnPostgres { options, connection, inbox, business } => {
                 let mut open = match connection.take() {
                     Some(open) => open,
-                    None => options.connect().await?,
+                    None => bounded(async { Ok(options.connect().await?) }).await?,
                 };
-                let answers =
-                    in_transaction(&mut open, inbox, business, stream, batch, pause, rolls_back).await?;
+                let work = in_transaction(&mut open, inbox, business, stream, batch, pause, rolls_back);
+                let answers = bounded(work).await?;
                 // After an error it is not used again.
                 *connection = Some(open);
                 Ok(answers)

@@ -31,7 +31,8 @@ impl Subject for Inbox {
         Role::Work { engines: 1 },
     ];
 
-    const UNSETTLED: usize = CONCURRENCY;
+    // A batch of four may take its time while the other three go on.
+    const UNSETTLED: usize = CONCURRENCY * 4;
 
     async fn make(ground: &Ground) -> anyhow::Result<Self> {
         let names = ground.names();

@@ -17,9 +17,10 @@ use tokio::task::JoinSet;
 
 use crate::history::{Event, Id, Said};
 use crate::item::Item;
-use crate::queue::child::{Mood, Order, orders};
+use crate::queue::child::{Mood, Order, left, orders};
 use crate::stage::call::Call;
 use crate::stage::ledger::Ledger;
+use crate::stage::patience::{bounded, probe};
 use crate::stage::place::{Place, database, options, pool, shards};
 use crate::stage::plan::{IDS, LEASE, POLL, Plan, Role};
 use crate::stage::temper::Temper;
@@ -35,13 +36,18 @@ const KEYS: u64 = 8;
 /// Does what the plan says, and tells the ledger.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(live(plan))?;
+    runtime.block_on(async {
+        let end = orders();
+        tokio::select! {
+            ended = live(plan, &end) => ended,
+            () = left(end.clone()) => Ok(()),
+        }
+    })?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-async fn live(plan: &Plan) -> anyhow::Result<()> {
-    let end = orders();
+async fn live(plan: &Plan, end: &End) -> anyhow::Result<()> {
     let names = plan.place.names();
     match (plan.role, &plan.place) {
         (Role::Feed { slot }, place) => {
@@ -52,21 +58,21 @@ async fn live(plan: &Plan) -> anyhow::Result<()> {
             match place {
                 Place::Sqlite { file } => {
                     let outbox = SqliteOutbox::new(&names, shards(), Limits::default());
-                    producer.on_sqlite(file, &outbox, &business, &end).await
+                    producer.on_sqlite(file, &outbox, &business, end).await
                 }
                 Place::Postgres { url, schema } => {
                     let outbox = PgOutbox::new(&names, Limits::default());
-                    producer.on_postgres(&options(url, schema)?, &outbox, &business, &end).await
+                    producer.on_postgres(&options(url, schema)?, &outbox, &business, end).await
                 }
             }
         }
         (_, Place::Sqlite { file }) => {
             let store = || Ok(SqliteOutboxStore::new(database(file)?, &names, shards()));
-            relay(plan, store, &end).await
+            relay(plan, store, end).await
         }
         (_, Place::Postgres { url, schema }) => {
             let store = || Ok(PgOutboxStore::new(pool(url, schema, 4)?, &names));
-            relay(plan, store, &end).await
+            relay(plan, store, end).await
         }
     }
 }
@@ -74,20 +80,27 @@ async fn live(plan: &Plan) -> anyhow::Result<()> {
 type End = watch::Receiver<Option<Order>>;
 
 /// Runs relays until told to end.
-async fn relay<S: OutboxStore>(
+async fn relay<S: OutboxStore + Clone>(
     plan: &Plan,
     store: impl Fn() -> anyhow::Result<S>,
     end: &End,
 ) -> anyhow::Result<()> {
     let moody = plan.role != Role::Drain;
     let mut rng = Rng::seeded(plan.seed);
-    let mut running = JoinSet::new();
+    let (mut running, mut probing) = (JoinSet::new(), JoinSet::new());
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
         let sink = Sink { ledger: Arc::clone(&ledger), temper: Temper::new(rng.fork(), moody) };
-        let tells = ledger;
+        let tells = Arc::clone(&ledger);
         let soon = Backoff::fixed(Duration::from_millis(5)).unlimited_attempts();
-        let relay = Relay::builder(store()?, sink)
+        let store = store()?;
+        let (probed, probes) = (store.clone(), Arc::clone(&ledger));
+        probing.spawn(async move {
+            loop {
+                probe(&probes, probed.depth()).await;
+            }
+        });
+        let relay = Relay::builder(store, sink)
             .batch_size(BATCH)
             .concurrency(CONCURRENCY)
             .lease(LEASE)
@@ -232,12 +245,12 @@ impl Producer {
         let mut connection: Option<PgConnection> = None;
         while end.borrow().is_none() {
             let Some(open) = &mut connection else {
-                connection = options.connect().await.ok();
+                connection = bounded(async { Ok(options.connect().await?) }).await.ok();
                 self.rest().await;
                 continue;
             };
             let work = self.work()?;
-            match add_on_postgres(open, outbox, business, self.slot, &work).await {
+            match bounded(add_on_postgres(open, outbox, business, self.slot, &work)).await {
                 Ok(()) => self.say(&work),
                 Err(error) => {
                     self.ledger.say(&[Event::Fault { error: error.to_string() }]);

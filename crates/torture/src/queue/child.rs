@@ -490,6 +490,13 @@ pub(crate) enum Order {
     Leave,
 }
 
+/// Ends when the order is to go as one is.
+pub(crate) async fn left(mut orders: watch::Receiver<Option<Order>>) {
+    if orders.wait_for(|order| *order == Some(Order::Leave)).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Waits for an order of the parent, on a thread of its own. A parent that is gone ends the process.
 pub(crate) fn orders() -> watch::Receiver<Option<Order>> {
     let (tell, told) = watch::channel(None);

@@ -8,6 +8,8 @@ use relaykit_sql_store::{Names, Shards, Sql};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
+use super::plan::CALL;
+
 /// Which database something is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -67,7 +69,8 @@ pub(crate) fn options(url: &str, schema: &str) -> anyhow::Result<PgConnectOption
 /// If the URL is none.
 pub(crate) fn pool(url: &str, schema: &str, connections: u32) -> anyhow::Result<Guarded> {
     let options = options(url, schema)?;
-    Ok(Guarded::connect(options, SystemClock::new()).max_connections(connections).build()?)
+    let pool = Guarded::connect(options, SystemClock::new()).max_connections(connections);
+    Ok(pool.acquire_timeout(CALL).call_timeout(CALL).build()?)
 }
 
 /// The file of a child process.

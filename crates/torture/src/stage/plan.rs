@@ -34,6 +34,9 @@ pub(crate) const LEASE: Duration = Duration::from_millis(1_200);
 /// How long an engine waits at the most before it looks for messages again.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 
+/// How long a call of a store may wait for a connection, and how long it may take then.
+pub(crate) const CALL: Duration = Duration::from_secs(2);
+
 /// Ids of a life, or of a slot; the next one's begin after them.
 pub(crate) const IDS: Id = 1_000_000;
 

@@ -10,15 +10,18 @@ use super::plan::{LEASE, POLL};
 use crate::history::Event;
 
 /// How late others may come to what the dead held. A lease may have been renewed just before, and is looked at three times in a
-/// lease; the rest is for a machine whose cores are busy with other rounds.
+/// lease. The rest is for a machine whose cores are busy with other rounds, on which what was on its way with the dead is handled one
+/// after another, each alone.
 pub(crate) fn bound() -> Duration {
-    LEASE + LEASE / 3 + POLL + Duration::from_secs(1)
+    LEASE + LEASE / 3 + POLL + Duration::from_secs(4)
 }
 
-/// Returns how long after the fault each shard was handled again that one of these held; `None` if it was not yet.
+/// Returns how long after the fault each shard that one of these held was handled again, by somebody who is not dead; `None` if it
+/// was not yet.
 pub(crate) fn recoveries(
     entries: &[Entry],
     fault: Timestamp,
+    held: &HashSet<usize>,
     dead: &HashSet<usize>,
 ) -> BTreeMap<Shard, Option<Duration>> {
     let (mut holders, mut again) = (BTreeMap::new(), BTreeMap::new());
@@ -33,7 +36,7 @@ pub(crate) fn recoveries(
             }
         }
     }
-    let theirs = holders.into_iter().filter(|(_, life)| dead.contains(life));
+    let theirs = holders.into_iter().filter(|(_, life)| held.contains(life));
     theirs.map(|(shard, _)| (shard, again.get(&shard).copied())).collect()
 }
 
@@ -51,9 +54,9 @@ mod tests {
         let entries = [lent(1, 10, 0), lent(2, 20, 1), lent(1, 30, 2), lent(2, 40, 2), lent(2, 150, 0)];
         let dead = HashSet::from([1]);
         let shard = |key: u64| shards().of(format!("key-{key}").as_bytes());
-        let found = recoveries(&entries, Timestamp::from_micros(100), &dead);
+        let found = recoveries(&entries, Timestamp::from_micros(100), &dead, &dead);
         assert_eq!(found, BTreeMap::from([(shard(0), Some(Duration::from_micros(50)))]));
-        let found = recoveries(&entries[..4], Timestamp::from_micros(100), &dead);
+        let found = recoveries(&entries[..4], Timestamp::from_micros(100), &dead, &dead);
         assert_eq!(found, BTreeMap::from([(shard(0), None)]));
     }
 }

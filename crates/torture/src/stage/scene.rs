@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
+use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock, Timestamp};
 
 use super::ledger::{self, Ledger};
 use super::place::{Ground, Kind, Place};
@@ -65,12 +65,29 @@ impl<S: Subject> Scene<S> {
     ///
     /// If that fails.
     pub(crate) async fn begin(bench: &Arc<Bench>, kind: Kind, seed: u64) -> anyhow::Result<Self> {
+        Self::begin_at(bench, kind, seed, None).await
+    }
+
+    /// Starts the cast, which connects to this URL.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub(crate) async fn begin_at(
+        bench: &Arc<Bench>,
+        kind: Kind,
+        seed: u64,
+        through: Option<String>,
+    ) -> anyhow::Result<Self> {
         let folder = bench.fast_folder()?;
         let ground = Ground::make(kind, folder.path()).await?;
         let subject = S::make(&ground).await?;
         let path = folder.path().join("ledger");
         let mut scene = Self {
-            place: ground.place()?,
+            place: match (ground.place()?, through) {
+                (Place::Postgres { schema, .. }, Some(url)) => Place::Postgres { url, schema },
+                (place, _) => place,
+            },
             ledger: Ledger::open(&path, 0)?,
             start: Start::plain()?,
             // The first is the parent.
@@ -135,24 +152,62 @@ impl<S: Subject> Scene<S> {
         SystemClock::new().sleep(Duration::from_micros(micros)).await;
     }
 
-    /// Ends all, handles what is left, and gathers the history.
+    /// Asks a process to stop, and a second time if it is told when, and starts another in its place.
+    ///
+    /// # Errors
+    ///
+    /// If it does not end well.
+    pub(crate) async fn stop(&mut self, at: usize, second: Option<Duration>) -> anyhow::Result<()> {
+        let Actor { mut life, numbers, role } = self.actors.swap_remove(at);
+        life.order(Order::Stop).await;
+        if let Some(after) = second {
+            SystemClock::new().sleep(after).await;
+            life.order(Order::Leave).await;
+            // If it had not ended already, it left what it had.
+            self.note(numbers, &Event::Killed);
+        }
+        life.end().await?;
+        self.enter(role)
+    }
+
+    /// Asks all to stop, who feeds first.
+    ///
+    /// # Errors
+    ///
+    /// If one does not end well.
+    pub(crate) async fn stop_all(&mut self) -> anyhow::Result<()> {
+        let (feeding, working): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.actors).into_iter().partition(|actor| !actor.works());
+        for mut actor in feeding.into_iter().chain(working) {
+            actor.life.order(Order::Stop).await;
+            actor.life.end().await?;
+        }
+        Ok(())
+    }
+
+    /// All who told the ledger.
+    pub(crate) fn everybody(&self) -> HashSet<usize> {
+        (1..self.lives).collect()
+    }
+
+    /// Kills some, waits until others have what they held, ends all, handles what is left, and gathers the history.
     ///
     /// # Errors
     ///
     /// If a process does not end well, or the database does not answer.
     pub(crate) async fn end(mut self, trials: u64) -> anyhow::Result<Round> {
-        let recovered = self.last_fault().await?;
+        self.last_fault().await?;
         // Who feeds goes first: what is done last is handled, too.
-        let (feeding, working): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.actors).into_iter().partition(|actor| !actor.works());
-        for mut actor in feeding {
-            actor.life.order(Order::Stop).await;
-            actor.life.end().await?;
-        }
-        for mut actor in working {
-            actor.life.order(Order::Stop).await;
-            actor.life.end().await?;
-        }
+        self.stop_all().await?;
+        self.finish(trials).await
+    }
+
+    /// Handles what is left, and gathers the history.
+    ///
+    /// # Errors
+    ///
+    /// If a process does not end well, or the database does not answer.
+    pub(crate) async fn finish(mut self, trials: u64) -> anyhow::Result<Round> {
         let mut drains = self.spawn(Role::Drain)?;
         let clock = SystemClock::new();
         let until = clock.monotonic() + DRAIN;
@@ -166,7 +221,6 @@ impl<S: Subject> Scene<S> {
         let idle_sessions = self.ground.idle_sessions().await;
         let mut history = ledger::read(&self.path)?;
         self.settle_accounts(&mut history).await?;
-        history.push(recovered);
         history.push(Event::Ended {
             left: Left { stored: left.pending + left.dead, idle_sessions, ..Left::default() },
         });
@@ -181,8 +235,7 @@ impl<S: Subject> Scene<S> {
     }
 
     /// Kills some of those who handle, while others go on, and waits until these have what the dead held.
-    async fn last_fault(&mut self) -> anyhow::Result<Event> {
-        let clock = SystemClock::new();
+    async fn last_fault(&mut self) -> anyhow::Result<()> {
         let mut dead = HashSet::new();
         for _ in 0..=self.rng.below(2) {
             let Some(at) = self.pick(Actor::works) else { break };
@@ -191,9 +244,25 @@ impl<S: Subject> Scene<S> {
             self.note(numbers.clone(), &Event::Killed);
             dead.extend(numbers);
         }
-        let (fault, patience) = (clock.now(), clock.monotonic() + DRAIN);
+        self.recovers(SystemClock::new().now(), &dead, &dead, recovery::bound()).await
+    }
+
+    /// Waits until every shard that one of these held is handled again, and notes how long that took since the fault.
+    ///
+    /// # Errors
+    ///
+    /// If the ledger cannot be read.
+    pub(crate) async fn recovers(
+        &self,
+        fault: Timestamp,
+        held: &HashSet<usize>,
+        dead: &HashSet<usize>,
+        bound: Duration,
+    ) -> anyhow::Result<()> {
+        let clock = SystemClock::new();
+        let patience = clock.monotonic() + DRAIN;
         let slowest = loop {
-            let recoveries = recoveries(&ledger::entries(&self.path)?, fault, &dead);
+            let recoveries = recoveries(&ledger::entries(&self.path)?, fault, held, dead);
             let slowest = recoveries.into_values().max_by_key(|took| took.unwrap_or(Duration::MAX));
             match slowest {
                 None => break Duration::ZERO,
@@ -203,7 +272,8 @@ impl<S: Subject> Scene<S> {
             }
         };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Ok(Event::Recovered { micros: micros(slowest), bound: micros(recovery::bound()) })
+        self.ledger.say(&[Event::Recovered { micros: micros(slowest), bound: micros(bound) }]);
+        Ok(())
     }
 
     /// Adds what the database says was committed, and what was not: some producers never learnt it.

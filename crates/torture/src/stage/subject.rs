@@ -14,7 +14,7 @@ pub(crate) trait Subject: Sized + Send + Sync + 'static {
     /// Who is there from the beginning.
     const CAST: &'static [Role];
 
-    /// Messages that an engine may have handled and not settled.
+    /// Among how many decided last are those that an engine may have handled and not settled.
     const UNSETTLED: usize;
 
     /// Makes its tables.
