@@ -92,8 +92,11 @@ impl Proxy {
 
     /// The URL of the server as seen from behind the proxy.
     pub(crate) fn url(&self, url: &str) -> String {
-        let more = if url.contains('?') { '&' } else { '?' };
-        format!("{url}{more}host=127.0.0.1&port={}&sslmode=disable", self.port)
+        let (base, _) = url.split_once('?').unwrap_or((url, ""));
+        let (_, rest) = base.split_once("://").unwrap_or(("", base));
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, _) = authority.rsplit_once('@').unwrap_or(("postgres", ""));
+        format!("postgres://{user}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// Does this to two connections of three, those that are there and those that come, until it is healed.
