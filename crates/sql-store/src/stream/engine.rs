@@ -170,6 +170,7 @@ where
             self.over_from = now + OVER_EVERY;
             self.lanes.start_over();
         }
+        self.lanes.waits_end(now);
         if self.lanes.wants_back() && (self.hurries || now >= self.back_from) {
             self.lanes.go_back();
             self.back_from = now + self.back_wait();
@@ -366,7 +367,7 @@ where
         }
         let mut careful = self.shared.careful();
         for (row, _, token, end) in &ended.rows {
-            if matches!(end, End::Gone | End::Waits | End::Unwritten) {
+            if matches!(end, End::Gone | End::Waits(_) | End::Unwritten) {
                 careful.settled(row.shard, *token);
             }
         }

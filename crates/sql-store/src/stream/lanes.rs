@@ -31,8 +31,8 @@ pub(crate) struct Loaded {
 pub(crate) enum End {
     /// It has left the store.
     Gone,
-    /// It waits in the store, and holds its key.
-    Waits,
+    /// It waits in the store, and holds its key, until then.
+    Waits(Monotonic),
     /// It was not there when it was to be written that it waits: an earlier call has ended it, and its answer was lost. Or it waits,
     /// as was written before.
     Unwritten,
@@ -78,6 +78,11 @@ pub(crate) struct Lanes {
     eras: u64,
     /// The keys of which rows behind this place were left behind, and are to be read again before any later one.
     left_behind: HashMap<Name, Seq>,
+    /// The keys of which a row waits that was here, and that row. Nothing behind it is taken until it is read again: the store may
+    /// have it as gone before, if a settlement takes effect late that was given up.
+    waiting: HashMap<Name, Seq>,
+    /// Until when these wait.
+    waits: BTreeMap<(Monotonic, Shard, Seq), Name>,
     /// What ended while a page was on its way, which may show it as it was before.
     meanwhile: Option<Meanwhile>,
     /// Who may still add before what was read.
@@ -134,6 +139,8 @@ impl Lanes {
             room,
             eras: 0,
             left_behind: HashMap::new(),
+            waiting: HashMap::new(),
+            waits: BTreeMap::new(),
             meanwhile: None,
             open: OpenTransactions::default(),
         }
@@ -161,6 +168,8 @@ impl Lanes {
             self.ready.retain(|name| !lost.contains(&name.shard()));
             self.suspects.retain(|name| !lost.contains(&name.shard()));
             self.left_behind.retain(|name, _| !lost.contains(&name.shard()));
+            self.waiting.retain(|name, _| !lost.contains(&name.shard()));
+            self.waits.retain(|(_, shard, _), _| !lost.contains(shard));
             self.loaded = self.by_name.values().map(|lane| lane.rows.len()).sum();
         }
         for (shard, token) in kept {
@@ -231,6 +240,11 @@ impl Lanes {
                 let name = Name::of(loaded.row, loaded.key.as_ref());
                 if self.left_behind.contains_key(&name) || self.is_beyond(&name, from) {
                     continue;
+                }
+                match self.waiting.get(&name) {
+                    Some(waits) if *waits <= from => continue,
+                    Some(waits) if *waits <= loaded.row.seq => drop(self.waiting.remove(&name)),
+                    _ => {}
                 }
                 if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
                     continue;
@@ -395,7 +409,7 @@ impl Lanes {
             return;
         };
         if let Some(meanwhile) = &mut self.meanwhile
-            && matches!(end, End::Gone | End::Waits | End::Unwritten)
+            && matches!(end, End::Gone | End::Waits(_) | End::Unwritten)
         {
             meanwhile.ended.insert(row);
         }
@@ -414,16 +428,21 @@ impl Lanes {
                 lane.rows.insert(row.seq, *loaded);
                 self.loaded += 1;
             }
-            End::Waits | End::Unwritten => {
+            End::Waits(_) | End::Unwritten => {
                 // What comes behind it is read again when its wait is over.
                 self.loaded -= lane.rows.len();
                 self.by_name.remove(&name);
                 if let Some(meanwhile) = &mut self.meanwhile {
                     meanwhile.waiting.insert(name.clone());
                 }
-                if matches!(end, End::Unwritten) {
+                match end {
+                    End::Waits(until) if key.is_some() => {
+                        self.waits.insert((until, row.shard, row.seq), name.clone());
+                        self.waiting.insert(name, row.seq);
+                    }
                     // Or now, if it has left: then nobody says that its wait is over.
-                    self.leave_behind(&name, Seq(row.seq.0.saturating_sub(1)));
+                    End::Unwritten => self.leave_behind(&name, Seq(row.seq.0.saturating_sub(1))),
+                    _ => {}
                 }
                 return;
             }
@@ -438,6 +457,19 @@ impl Lanes {
         } else {
             lane.ready = true;
             self.ready.push_back(name);
+        }
+    }
+
+    /// Reads rows again whose wait is over, and what lies behind them.
+    pub(crate) fn waits_end(&mut self, now: Monotonic) {
+        while let Some(wait) = self.waits.first_entry()
+            && wait.key().0 <= now
+        {
+            let ((_, _, seq), name) = wait.remove_entry();
+            if self.waiting.get(&name) == Some(&seq) {
+                self.waiting.remove(&name);
+                self.leave_behind(&name, Seq(seq.0.saturating_sub(1)));
+            }
         }
     }
 

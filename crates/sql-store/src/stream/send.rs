@@ -366,7 +366,7 @@ where
                 continue;
             }
             let end = match ended.count(shared, &loaded, fate) {
-                End::Waits if in_doubt => End::Unwritten,
+                End::Waits(_) if in_doubt => End::Unwritten,
                 end => end,
             };
             ended.rows.push((row, key, token(row), end));
@@ -417,7 +417,7 @@ impl Ended {
                 if let Some(id) = id {
                     shared.tell(&StreamEvent::Retried { id, attempts, wait, error });
                 }
-                End::Waits
+                End::Waits(shared.clock.monotonic() + wait)
             }
         }
     }

@@ -31,6 +31,10 @@ fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left
 /// When a row waits no more; 0 if it never waited.
 type Wait = u64;
 
+fn moment(wait: Wait) -> Monotonic {
+    Monotonic::default() + Duration::from_secs(wait)
+}
+
 struct World {
     lanes: Lanes,
     token: i64,
@@ -160,8 +164,18 @@ impl World {
         self.now += rng.below(3);
         let leases = if self.held { vec![Lease { shard: SHARD, token: self.token }] } else { Vec::new() };
         self.lanes.hold(&leases);
-        match rng.below(14) {
+        self.lanes.waits_end(moment(self.now));
+        match rng.below(15) {
             0 => self.write(rng, calm),
+            // A settlement that was given up takes effect late: one that waits leaves.
+            14 if !calm && rng.chance(0.2) => {
+                let on_its_way = |seq: &Seq| self.sent.iter().any(|(loaded, _)| loaded.row.seq == *seq);
+                let waits = |(seq, (_, wait)): &(&Seq, &(OrderingKey, Wait))| *wait > 0 && !on_its_way(seq);
+                let left = self.rows.iter().filter(waits).map(|(seq, _)| *seq).next();
+                if let Some((seq, (key, _))) = left.and_then(|seq| self.rows.remove_entry(&seq)) {
+                    self.taken.push((key, seq));
+                }
+            }
             1 => self.held = calm || !self.held || rng.chance(0.8),
             2 if !calm && self.sent.is_empty() && self.settled.is_empty() && rng.chance(0.1) => {
                 self.token += 1;
@@ -202,7 +216,7 @@ impl World {
                 let end = match self.rows.get_mut(&seq) {
                     Some((_, wait)) if fails => {
                         *wait = self.now + rng.below(6);
-                        End::Waits
+                        End::Waits(moment(*wait))
                     }
                     // It ended itself before, and nobody was told.
                     None if fails => End::Unwritten,

@@ -70,14 +70,14 @@ fn what_comes_behind_a_row_that_waits_is_dropped() {
     let mut lanes = lanes();
     load(&mut lanes, [1, 2]);
     take(&mut lanes);
-    lanes.end(row(1), Some(&key()), 7, End::Waits);
+    lanes.end(row(1), Some(&key()), 7, End::Waits(Monotonic::NEVER));
     assert!(take(&mut lanes).is_empty());
     assert!(lanes.is_empty());
 }
 
 #[test]
 fn a_page_from_before_a_row_ended_brings_neither_it_nor_its_successors_back() {
-    for (end, then) in [(End::Gone, vec![2]), (End::Waits, vec![])] {
+    for (end, then) in [(End::Gone, vec![2]), (End::Waits(Monotonic::NEVER), vec![])] {
         let mut lanes = lanes();
         load(&mut lanes, [1]);
         take(&mut lanes);
@@ -245,6 +245,22 @@ fn what_comes_behind_a_row_that_was_not_there_to_wait_is_read_again_at_once() {
     lanes.end(row(1), Some(&key()), 7, End::Unwritten);
     load(&mut lanes, [3]);
     assert!(take(&mut lanes).is_empty());
+    lanes.go_back();
+    load(&mut lanes, [2, 3]);
+    assert_eq!(take(&mut lanes), [2]);
+}
+
+#[test]
+fn what_comes_behind_a_row_that_waited_is_read_when_its_wait_is_over_though_it_has_gone() {
+    let over = Monotonic::default() + Duration::from_secs(1);
+    let mut lanes = lanes();
+    load(&mut lanes, [1, 2]);
+    take(&mut lanes);
+    lanes.end(row(1), Some(&key()), 7, End::Waits(over));
+    // A settlement that was given up has taken effect late: 1 is gone, and nobody was told.
+    load(&mut lanes, [3]);
+    assert!(take(&mut lanes).is_empty() && !lanes.wants_back());
+    lanes.waits_end(over);
     lanes.go_back();
     load(&mut lanes, [2, 3]);
     assert_eq!(take(&mut lanes), [2]);
