@@ -21,8 +21,8 @@ use super::store::StreamStore;
 use super::summary::StreamSummary;
 use crate::{Lease, Leases, Permit, Poller, Shard, StoreError, Woken, error_chain};
 
-/// The least time between two ways back over what was read, and how many times longer than a page they are apart.
-const BACK_WAIT: (Duration, u32) = (Duration::from_millis(20), 20);
+/// The least and the most time between two ways back over what was read, and how many times longer than a page they are apart.
+const BACK_WAIT: (Duration, Duration, u32) = (Duration::from_millis(20), Duration::from_secs(1), 20);
 
 /// How often every shard is read from its beginning, for what no rule foresees.
 const OVER_EVERY: Duration = Duration::from_secs(60);
@@ -173,7 +173,7 @@ where
         self.lanes.waits_end(now);
         if self.lanes.wants_back() && (self.hurries || now >= self.back_from) {
             self.lanes.go_back();
-            self.back_from = now + self.back_wait();
+            self.back_from = now + back_wait(self.page_took);
         }
         if self.next_due.is_some_and(|due| due <= now) {
             self.next_due = None;
@@ -236,11 +236,6 @@ where
         let permits = permits.into_vec();
         self.batches.spawn(send(Arc::clone(self.shared), vec![loaded], permits, note));
         true
-    }
-
-    /// Going back reads what was read: it may take a small part of the time only.
-    fn back_wait(&self) -> Duration {
-        (self.page_took * BACK_WAIT.1).max(BACK_WAIT.0)
     }
 
     fn start_batch(&mut self) -> bool {
@@ -476,6 +471,12 @@ impl<'a> Permits<'a> {
     }
 }
 
+/// Returns how long not to go back after a page that took so long. Going back reads what was read, so it may take a small part of the
+/// time only; but one page that was slow, such as on a connection that was lost, does not keep what is due waiting for minutes.
+fn back_wait(page_took: Duration) -> Duration {
+    page_took.saturating_mul(BACK_WAIT.2).clamp(BACK_WAIT.0, BACK_WAIT.1)
+}
+
 fn wait(mut poller: Poller) -> Polled {
     Box::pin(async move {
         let woken = poller.wait().await;
@@ -488,5 +489,18 @@ async fn maybe<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) 
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_was_slow_puts_off_what_is_due_by_a_second_at_most() {
+        let millis = Duration::from_millis;
+        assert_eq!(back_wait(millis(0)), millis(20));
+        assert_eq!(back_wait(millis(5)), millis(100));
+        assert_eq!(back_wait(millis(4_000)), millis(1_000));
     }
 }

@@ -24,7 +24,7 @@ pub(crate) async fn torn<S: Subject>(bench: &Arc<Bench>) -> Report {
         bench.skip(&mut report, "needs a Postgres server");
         return report;
     }
-    bench.play(&mut report, bench.rounds(6, 300), round::<S>).await;
+    bench.play(&mut report, bench.rounds(4, 200), round::<S>).await;
     report
 }
 

@@ -24,7 +24,7 @@ pub(crate) async fn stopped<S: Subject>(bench: &Arc<Bench>, test: &'static str, 
         bench.skip(&mut report, "needs a Postgres server");
         return report;
     }
-    bench.play(&mut report, bench.rounds(6, 300), |bench, seed| round::<S>(bench, seed, kind)).await;
+    bench.play(&mut report, bench.rounds(4, 200), |bench, seed| round::<S>(bench, seed, kind)).await;
     report
 }
 
