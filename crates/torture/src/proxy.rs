@@ -132,17 +132,17 @@ async fn connection(
 
 async fn server(options: &PgConnectOptions) -> anyhow::Result<(Box<Reader>, Box<Writer>)> {
     let port = options.get_port();
-    Ok(match options.get_socket() {
-        Some(folder) => {
-            let path = folder.join(format!(".s.PGSQL.{port}"));
-            let (reader, writer) = UnixStream::connect(path).await?.into_split();
-            (Box::new(reader), Box::new(writer))
-        }
-        None => {
-            let (reader, writer) = TcpStream::connect((options.get_host(), port)).await?.into_split();
-            (Box::new(reader), Box::new(writer))
-        }
-    })
+    if let Some(folder) = options.get_socket() {
+        let path = folder.join(format!(".s.PGSQL.{port}"));
+        let (reader, writer) = UnixStream::connect(path).await?.into_split();
+        return Ok((Box::new(reader), Box::new(writer)));
+    }
+    let (reader, writer) = TcpStream::connect((options.get_host(), port)).await?.into_split();
+    Ok((Box::new(reader), Box::new(writer)))
+}
+
+fn commits(piece: &[u8]) -> bool {
+    piece.windows(6).any(|text| text.eq_ignore_ascii_case(b"commit"))
 }
 
 /// One direction of a connection.
@@ -185,7 +185,13 @@ impl Pump {
             let piece = &buffer[..count];
             match self.fault() {
                 _ if lost => continue,
-                None => {}
+                Some(Fault::CutAfterCommit) if self.asks && commits(piece) => {
+                    to.write_all(piece).await?;
+                    // It is the server's now, and nobody hears what it says.
+                    clock.sleep(BYTE).await;
+                    return Ok(());
+                }
+                None | Some(Fault::CutAfterCommit) => {}
                 Some(Fault::Cut | Fault::Reset) => return Ok(()),
                 Some(Fault::Delay) => clock.sleep(PIECE).await,
                 Some(Fault::Drip) => {
@@ -205,14 +211,6 @@ impl Pump {
                 Some(Fault::BlackHole) => {
                     lost = true;
                     continue;
-                }
-                Some(Fault::CutAfterCommit) => {
-                    if self.asks && piece.windows(6).any(|text| text.eq_ignore_ascii_case(b"commit")) {
-                        to.write_all(piece).await?;
-                        // It is the server's now, and nobody hears what it says.
-                        clock.sleep(BYTE).await;
-                        return Ok(());
-                    }
                 }
             }
             to.write_all(piece).await?;

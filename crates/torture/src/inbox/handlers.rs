@@ -42,7 +42,7 @@ pub(super) fn handlers<S: InboxStore>(
     let mut handlers = Handlers::new();
     for registration in [calls, effects] {
         let registration = registration.on(KIND).ordered().timeout(Duration::from_millis(500));
-        handlers.register(registration.retry(retry.clone()))?;
+        handlers.register(registration.retry(retry))?;
     }
     Ok(handlers)
 }

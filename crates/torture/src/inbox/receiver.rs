@@ -34,8 +34,8 @@ pub(super) struct Receiver {
 /// How a slot's batches are received.
 enum Way {
     /// By an inbox on the store's connections.
-    Sqlite(Inbox<SqliteInboxStore>),
-    Postgres(Inbox<PgInboxStore>),
+    Sqlite(Box<Inbox<SqliteInboxStore>>),
+    Postgres(Box<Inbox<PgInboxStore>>),
     /// In transactions.
     OwnSqlite {
         connection: rusqlite::Connection,
@@ -129,10 +129,11 @@ impl Receiver {
             }
             (Place::Sqlite { file }, false) => {
                 let store = SqliteInboxStore::new(database(file)?, &names, shards());
-                Way::Sqlite(Inbox::new(store, routes()))
+                Way::Sqlite(Inbox::new(store, routes()).into())
             }
             (Place::Postgres { url, schema }, false) => {
-                Way::Postgres(Inbox::new(PgInboxStore::new(pool(url, schema, 2)?, &names), routes()))
+                let store = PgInboxStore::new(pool(url, schema, 2)?, &names);
+                Way::Postgres(Inbox::new(store, routes()).into())
             }
         })
     }

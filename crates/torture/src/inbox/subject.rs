@@ -14,8 +14,8 @@ use crate::stage::subject::Subject;
 
 /// The parent's view of an inbox, of the table that some write who receive, and of the one that the transactional handler writes.
 pub(crate) enum Inbox {
-    Sqlite(SqliteInboxStore),
-    Postgres(PgInboxStore),
+    Sqlite(Box<SqliteInboxStore>),
+    Postgres(Box<PgInboxStore>),
 }
 
 impl Subject for Inbox {
@@ -41,7 +41,7 @@ impl Subject for Inbox {
                 let store = SqliteInboxStore::new(database(file)?, &names, shards());
                 store.migrate().await?;
                 (
-                    Self::Sqlite(store),
+                    Self::Sqlite(store.into()),
                     "create table {effects} (n integer primary key autoincrement, id integer)",
                 )
             }
@@ -49,7 +49,7 @@ impl Subject for Inbox {
                 let pool = Ground::pool(db)?;
                 PgSchema::new(names.clone()).shards(shards()).migrate(&pool).await?;
                 let store = PgInboxStore::new(pool, &names);
-                (Self::Postgres(store), "create table {effects} (n bigserial primary key, id bigint)")
+                (Self::Postgres(store.into()), "create table {effects} (n bigserial primary key, id bigint)")
             }
         };
         ground.execute(effects).await?;
@@ -59,8 +59,8 @@ impl Subject for Inbox {
 
     async fn depth(&self) -> anyhow::Result<Depth> {
         match self {
-            Self::Sqlite(store) => depth(store).await,
-            Self::Postgres(store) => depth(store).await,
+            Self::Sqlite(store) => depth(&**store).await,
+            Self::Postgres(store) => depth(&**store).await,
         }
     }
 

@@ -233,3 +233,19 @@ fn a_complaint_names_each_kind_with_some_ids() {
     let judgement = judged(&[1, 2], &[done(2), done(2)]);
     assert_eq!(judgement.complaint(), "1 lost (1); 1 unexplained duplicates (2)");
 }
+
+#[test]
+fn effects_are_there_once_for_what_was_acknowledged_in_the_order_of_each_key() {
+    let effects = |ids: &[Id]| Event::Effects { ids: ids.to_vec() };
+    let judged = |ids: &[Id]| judged(&[1, 2], &[done(1), done(2), effects(ids)]);
+    assert!(judged(&[1, 2]).is_clean());
+    assert_eq!(judged(&[1]), Judgement { effects: vec![2], ..Judgement::default() });
+    assert_eq!(judged(&[1, 2, 2]), Judgement { effects: vec![2], ..Judgement::default() });
+    assert_eq!(judged(&[2, 1]), Judgement { reordered: vec![1], ..Judgement::default() });
+    assert_eq!(judged(&[1, 2, 3]), Judgement { phantom: vec![3], ..Judgement::default() });
+}
+
+#[test]
+fn a_call_that_blocks_for_longer_than_its_timeouts_is_a_leak() {
+    assert_eq!(judged(&[1], &[done(1), Event::Blocked { millis: 9_000 }]).leaks.len(), 1);
+}

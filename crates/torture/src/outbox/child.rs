@@ -94,10 +94,10 @@ async fn relay<S: OutboxStore + Clone>(
         let tells = Arc::clone(&ledger);
         let soon = Backoff::fixed(Duration::from_millis(5)).unlimited_attempts();
         let store = store()?;
-        let (probed, probes) = (store.clone(), Arc::clone(&ledger));
+        let (other, watcher) = (store.clone(), Arc::clone(&ledger));
         probing.spawn(async move {
             loop {
-                probe(&probes, probed.depth()).await;
+                probe(&watcher, other.depth()).await;
             }
         });
         let relay = Relay::builder(store, sink)

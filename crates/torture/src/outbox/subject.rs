@@ -12,8 +12,8 @@ use crate::stage::subject::Subject;
 
 /// The parent's view of an outbox, and of the table that producers write in the same transactions.
 pub(crate) enum Outbox {
-    Sqlite(SqliteOutboxStore),
-    Postgres(PgOutboxStore),
+    Sqlite(Box<SqliteOutboxStore>),
+    Postgres(Box<PgOutboxStore>),
 }
 
 impl Subject for Outbox {
@@ -35,12 +35,12 @@ impl Subject for Outbox {
             Ground::Sqlite { file } => {
                 let store = SqliteOutboxStore::new(database(file)?, &names, shards());
                 store.migrate().await?;
-                Self::Sqlite(store)
+                Self::Sqlite(store.into())
             }
             Ground::Postgres { db } => {
                 let pool = Ground::pool(db)?;
                 PgSchema::new(names.clone()).shards(shards()).migrate(&pool).await?;
-                Self::Postgres(PgOutboxStore::new(pool, &names))
+                Self::Postgres(PgOutboxStore::new(pool, &names).into())
             }
         };
         ground.execute("create table {business} (id bigint primary key)").await?;

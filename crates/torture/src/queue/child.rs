@@ -493,7 +493,7 @@ pub(crate) enum Order {
 /// Ends when the order is to go as one is.
 pub(crate) async fn left(mut orders: watch::Receiver<Option<Order>>) {
     if orders.wait_for(|order| *order == Some(Order::Leave)).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

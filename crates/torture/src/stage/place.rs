@@ -85,7 +85,7 @@ pub(crate) fn database(file: &Path) -> anyhow::Result<Database> {
 /// The parent's view of a database.
 pub(crate) enum Ground {
     Sqlite { file: PathBuf },
-    Postgres { db: TestPostgres },
+    Postgres { db: Box<TestPostgres> },
 }
 
 impl Ground {
@@ -97,7 +97,9 @@ impl Ground {
     pub(crate) async fn make(kind: Kind, folder: &Path) -> anyhow::Result<Self> {
         Ok(match kind {
             Kind::Sqlite => Self::Sqlite { file: folder.join("app.db") },
-            Kind::Postgres => Self::Postgres { db: TestPostgres::new().await.context("there is no server")? },
+            Kind::Postgres => {
+                Self::Postgres { db: TestPostgres::new().await.context("there is no server")?.into() }
+            }
         })
     }
 
