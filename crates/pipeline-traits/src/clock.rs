@@ -100,23 +100,41 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 
 /// The machine's clock; sleeps on tokio's timer. Feature `tokio`.
 ///
-/// All copies share one origin, so their monotonic moments compare.
+/// All copies share one origin, so their monotonic moments compare. On Unix so do those of all processes since the machine was started;
+/// elsewhere those of other processes do as far as the wall clock was right when each of them began.
 #[cfg(feature = "tokio")]
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
-    origin: tokio::time::Instant,
+    /// A moment, and what its monotonic time is.
+    began: tokio::time::Instant,
+    at: Duration,
 }
 
 #[cfg(feature = "tokio")]
 impl SystemClock {
-    /// Returns the clock. Its origin is the moment the process first asked for one.
+    /// Returns the clock.
     #[must_use]
     pub fn new() -> Self {
-        static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        static BEGAN: std::sync::OnceLock<(std::time::Instant, Duration)> = std::sync::OnceLock::new();
         #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
-        let origin = *ORIGIN.get_or_init(std::time::Instant::now);
-        Self { origin: tokio::time::Instant::from_std(origin) }
+        let (began, at) = *BEGAN.get_or_init(|| (std::time::Instant::now(), since_the_machine_began()));
+        Self { began: tokio::time::Instant::from_std(began), at }
     }
+}
+
+/// Returns the time that all processes of the machine share.
+#[cfg(all(feature = "tokio", unix))]
+fn since_the_machine_began() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Returns the nearest to it that the standard library has.
+#[cfg(all(feature = "tokio", not(unix)))]
+fn since_the_machine_began() -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(feature = "tokio")]
@@ -134,11 +152,11 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Monotonic {
-        Monotonic(tokio::time::Instant::now().saturating_duration_since(self.origin))
+        Monotonic(self.at + tokio::time::Instant::now().saturating_duration_since(self.began))
     }
 
     fn sleep_until(&self, at: Monotonic) -> Sleep {
-        match self.origin.checked_add(at.0) {
+        match self.began.checked_add(at.0.saturating_sub(self.at)) {
             Some(instant) => Box::pin(tokio::time::sleep_until(instant)),
             // Too far for the platform's clock: that moment never comes.
             None => Box::pin(std::future::pending()),
@@ -156,6 +174,16 @@ mod tests {
         let before = clock.monotonic();
         clock.sleep(Duration::from_millis(2)).await;
         assert!(clock.monotonic().since(before) >= Duration::from_millis(2));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn other_processes_of_the_machine_have_the_same_monotonic_time() {
+        let before = since_the_machine_began();
+        let time = SystemClock::new().monotonic().0;
+        // To the microseconds between two looks at two clocks, when the process began.
+        assert!(time + Duration::from_millis(1) >= before, "{time:?} at {before:?}");
+        assert!(time <= since_the_machine_began() + Duration::from_millis(1), "{time:?}");
     }
 
     #[tokio::test]

@@ -106,6 +106,34 @@ async fn the_shards_of_a_killed_member_are_free_after_its_lease() {
 }
 
 #[tokio::test]
+async fn no_step_of_the_wall_clock_ends_a_lease_or_makes_it_longer() {
+    let mut cluster = Cluster::new(1).await;
+    let (owner, other) = (cluster.instance(), cluster.instance());
+    cluster.one.heartbeat(owner, LEASE).await.unwrap();
+    cluster.one.take(owner, LEASE, &shards([0])).await.unwrap();
+    let day = Duration::from_secs(86_400);
+    cluster.clock.set_wall(cluster.clock.now() + day);
+    assert_eq!(cluster.two.heartbeat(other, LEASE).await.unwrap().free, []);
+    cluster.clock.set_wall(cluster.clock.now() - 2 * day);
+    cluster.clock.advance(LEASE + Duration::from_millis(1));
+    assert_eq!(cluster.two.heartbeat(other, LEASE).await.unwrap().free, shards([0]));
+}
+
+#[tokio::test]
+async fn a_lease_of_before_the_machine_was_started_has_ended() {
+    let mut cluster = Cluster::new(1).await;
+    let (before, after) = (cluster.instance(), cluster.instance());
+    cluster.clock.advance(2 * LEASE);
+    cluster.one.heartbeat(before, LEASE).await.unwrap();
+    cluster.one.take(before, LEASE, &shards([0])).await.unwrap();
+    let path = cluster.directory.path().join("file.db");
+    let restarted = SqliteLeaseStore::new(open(&path, ManualClock::new()), &names());
+    let view = restarted.heartbeat(after, LEASE).await.unwrap();
+    assert_eq!((view.free, view.membership.members), (shards([0]), 1));
+    assert_eq!(restarted.take(after, LEASE, &shards([0])).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn members_that_are_gone_are_forgotten() {
     let mut cluster = Cluster::new(1).await;
     let (gone, left, here) = (cluster.instance(), cluster.instance(), cluster.instance());

@@ -46,7 +46,7 @@ async fn others_write_without_waiting_while_something_is_sent() {
         h.add(key, payload);
     }
     // The relay takes the shard.
-    h.application.execute_batch("update outbox_shards set owner = null, until = null").unwrap();
+    h.application.execute_batch("update outbox_shards set owner = null, since = null, until = null").unwrap();
     let store = SqliteOutboxStore::new(database(&h.path(), &h.clock), &names(), h.shards);
     let shop = Shop { path: h.path(), orders: Arc::default() };
     let relay = Relay::builder(store, shop.clone()).clock(h.clock.clone()).build().unwrap();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use relaykit_pipeline_traits::Timestamp;
 use relaykit_pipeline_traits::uuid::Uuid;
+use relaykit_pipeline_traits::{Clock, Monotonic};
 use rusqlite::{Connection, Result as SqlResult, params};
 
 use super::Database;
@@ -12,12 +12,14 @@ use crate::{
 /// The SQL of the tables that leases need; a part of a store's first migration. It asks for the number `shards`.
 pub const LEASE_MIGRATION: &str = "create table {members} (
   instance blob primary key,
+  since integer not null,
   until integer not null
 ) strict, without rowid;
 create table {shards} (
   shard integer primary key,
   owner blob,
   token integer not null default 0,
+  since integer,
   until integer
 ) strict;
 with recursive n(shard) as (select 0 union all select shard + 1 from n where shard + 1 < {#shards})
@@ -26,42 +28,52 @@ insert into {shards} (shard) select shard from n;
 
 /// How those tables must look.
 pub const LEASE_TABLES: [TableForm; 2] = [
-    TableForm { name: "members", columns: &[("instance", "blob"), ("until", "integer")], indexes: &[] },
+    TableForm {
+        name: "members",
+        columns: &[("instance", "blob"), ("since", "integer"), ("until", "integer")],
+        indexes: &[],
+    },
     TableForm {
         name: "shards",
-        columns: &[("shard", "integer"), ("owner", "blob"), ("token", "integer"), ("until", "integer")],
+        columns: &[
+            ("shard", "integer"),
+            ("owner", "blob"),
+            ("token", "integer"),
+            ("since", "integer"),
+            ("until", "integer"),
+        ],
         indexes: &[],
     },
 ];
 
-const FORGET: &str = "delete from {members} where until < ?2 and instance <> ?1";
+// What was renewed later than now was so before the machine was started the last time.
+const FORGET: &str = "delete from {members} where (until < ?2 or since > ?2) and instance <> ?1";
 
-const LIVE: &str = "insert into {members} (instance, until) values (?1, ?2)
-on conflict (instance) do update set until = excluded.until";
+const LIVE: &str = "insert into {members} (instance, since, until) values (?1, ?2, ?3)
+on conflict (instance) do update set since = excluded.since, until = excluded.until";
 
-const RENEW: &str = "update {shards} set until = ?2 where owner = ?1";
+const RENEW: &str = "update {shards} set since = ?2, until = ?3 where owner = ?1";
 
 const HELD: &str = "select shard, token from {shards} where owner = ?1 order by shard";
 
 const FREE: &str = "select shard, owner is not null from {shards}
-where (owner is null or until < ?2) and owner is not ?1 order by shard";
+where (owner is null or until < ?2 or since > ?2) and owner is not ?1 order by shard";
 
 const COUNT: &str =
     "select (select count(*) from {members}), (select count(*) from {members} where instance < ?1),
 (select count(*) from {shards})";
 
-const TAKE: &str = "update {shards} set owner = ?1, token = token + 1, until = ?2
-where shard = ?4 and (owner is null or until < ?3) returning token";
+const TAKE: &str = "update {shards} set owner = ?1, token = token + 1, since = ?2, until = ?3
+where shard = ?4 and (owner is null or until < ?2 or since > ?2) returning token";
 
-const GIVE_BACK: &str =
-    "update {shards} set owner = null, until = null where shard = ?2 and token = ?3 and owner = ?1";
+const GIVE_BACK: &str = "update {shards} set owner = null, since = null, until = null where shard = ?2 and token = ?3 and owner = ?1";
 
 const LEAVE: &str = "delete from {members} where instance = ?1";
 
-/// A [`LeaseStore`] in a SQLite file. The clock of each process decides; on one machine they are the same.
-///
-/// If that clock jumps forward, leases may run out early, and two instances may believe to hold one shard for up to a
-/// lease; the older one's token settles nothing then.
+/// A [`LeaseStore`] in a SQLite file. The monotonic clock of each process decides; of
+/// [`SystemClock`](relaykit_pipeline_traits::SystemClock)s, those of one machine agree. So no step of the wall clock ends a lease, or
+/// makes it longer. A lease of before the machine was started has ended, unless less time has passed since than had then: in that
+/// case it lasts as long as it would have.
 #[derive(Debug, Clone)]
 pub struct SqliteLeaseStore {
     database: Database,
@@ -105,13 +117,30 @@ impl SqliteLeaseStore {
     }
 }
 
+/// When a lease is renewed, and when it ends: in microseconds of monotonic time.
+struct Span {
+    now: i64,
+    until: i64,
+}
+
+impl Span {
+    fn from_now(clock: &dyn Clock, lease: Duration) -> Self {
+        let now = clock.monotonic();
+        let micros = |at: Monotonic| {
+            let since = at.since(Monotonic::from_origin(Duration::ZERO));
+            i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+        };
+        Self { now: micros(now), until: micros(now + lease) }
+    }
+}
+
 impl Heartbeat {
-    fn run(&self, connection: &Connection, id: Uuid, now: Timestamp, until: Timestamp) -> SqlResult<View> {
-        let (id, now, until) = (id.as_bytes(), now.as_micros(), until.as_micros());
+    fn run(&self, connection: &Connection, id: Uuid, Span { now, until }: Span) -> SqlResult<View> {
+        let id = id.as_bytes();
         let prepare = |sql: &Sql| connection.prepare_cached(sql.as_str());
         prepare(&self.forget)?.execute(params![id, now])?;
-        prepare(&self.live)?.execute(params![id, until])?;
-        prepare(&self.renew)?.execute(params![id, until])?;
+        prepare(&self.live)?.execute(params![id, now, until])?;
+        prepare(&self.renew)?.execute(params![id, now, until])?;
         let held = prepare(&self.held)?
             .query_map([id], |row| Ok(Lease { shard: Shard::new(row.get(0)?), token: row.get(1)? }))?
             .collect::<SqlResult<_>>()?;
@@ -135,8 +164,7 @@ impl LeaseStore for SqliteLeaseStore {
     async fn heartbeat(&self, instance: Instance, lease: Duration) -> Result<View, StoreError> {
         let (sql, clock) = (self.heartbeat.clone(), self.database.clock().clone());
         let beat = move |connection: &Connection| {
-            let now = clock.now();
-            sql.run(connection, instance.as_uuid(), now, now + lease)
+            sql.run(connection, instance.as_uuid(), Span::from_now(&*clock, lease))
         };
         self.database.write("renew leases", beat).await
     }
@@ -150,12 +178,11 @@ impl LeaseStore for SqliteLeaseStore {
         let (sql, clock, mut shards) = (self.take.clone(), self.database.clock().clone(), shards.to_vec());
         shards.sort_unstable();
         let take = move |connection: &Connection| {
-            let (id, now) = (instance.as_uuid(), clock.now());
-            let (until, now) = ((now + lease).as_micros(), now.as_micros());
+            let (id, Span { now, until }) = (instance.as_uuid(), Span::from_now(&*clock, lease));
             let mut taken = Vec::new();
             let mut take = connection.prepare_cached(sql.as_str())?;
             for shard in &shards {
-                let mut rows = take.query(params![id.as_bytes(), until, now, shard.number()])?;
+                let mut rows = take.query(params![id.as_bytes(), now, until, shard.number()])?;
                 while let Some(row) = rows.next()? {
                     taken.push(Lease { shard: *shard, token: row.get(0)? });
                 }
