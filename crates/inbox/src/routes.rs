@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use relaykit_pipeline_traits::InvalidSetting;
+use relaykit_sql_store::torture::planted;
 
 use crate::name::HandlerKey;
 
@@ -54,7 +55,8 @@ impl Routes {
     /// Returns where messages of a kind go.
     #[must_use]
     pub fn of(&self, kind: &str) -> &[Route] {
-        self.by_kind.get(kind).map_or(&[], Vec::as_slice)
+        let routes = self.by_kind.get(kind).map_or(&[][..], Vec::as_slice);
+        if planted("leads_to_one_handler_only") { routes.get(..1).unwrap_or_default() } else { routes }
     }
 
     /// Returns every kind with its routes.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use relaykit_pipeline_traits::{BatchContext, BatchOutcome, Classify, ErrorClass, Message, Verdict};
 use relaykit_sql_store::judge::{Called, call};
 use relaykit_sql_store::postgres::{Finish, Statement};
+use relaykit_sql_store::torture::{crash_point, planted};
 use sqlx::{PgConnection, Row};
 
 use crate::handler::{Answer, HandlerError, erase};
@@ -127,7 +128,13 @@ impl Lending {
             // It was cut off, maybe in the midst of a statement.
             _ => return Ok(Finish::Abandon(Committed::Not(called))),
         }
-        match self.finish(tx).await {
+        crash_point("handle.wrote");
+        if planted("ends_after_the_commit") {
+            return Ok(Finish::Commit(Committed::Not(called)));
+        }
+        let finished = self.finish(tx).await;
+        crash_point("handle.ended");
+        match finished {
             Err(error) if is_aborted(&error) => {
                 let text = "the handler passed over an error of the database, which aborted its transaction";
                 Ok(Finish::Rollback(failed(text.to_owned())))

@@ -10,6 +10,7 @@ use relaykit_pipeline_traits::{
 use relaykit_sql_store::judge::{Called, panic_text};
 use relaykit_sql_store::sqlite::rusqlite::{Connection, Error, InterruptHandle, Result as SqlResult, params};
 use relaykit_sql_store::sqlite::{SettleQueries, in_savepoint};
+use relaykit_sql_store::torture::{crash_point, planted};
 use relaykit_sql_store::{Names, Sql, StoreError};
 
 use super::settle::settle;
@@ -185,8 +186,14 @@ impl Call {
                 return Err(Undone::Gone);
             }
             self.lend(connection).map_err(Undone::Not)?;
+            crash_point("handle.wrote");
             self.state().ended = Some(Ended::Said);
-            deliveries.settle.done(connection, self.delivery.row).map_err(Undone::Sqlite)
+            if planted("ends_after_the_commit") {
+                return Ok(true);
+            }
+            let done = deliveries.settle.done(connection, self.delivery.row).map_err(Undone::Sqlite);
+            crash_point("handle.ended");
+            done
         };
         match in_savepoint(connection, handle, Undone::Sqlite) {
             Ok(_) => Ok(Committed::Done),

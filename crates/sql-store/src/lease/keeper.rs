@@ -9,6 +9,7 @@ use super::leases::{Leases, Shared};
 use super::plan::plan;
 use super::store::{Instance, Lease, LeaseStore, View};
 use crate::race::{first, within};
+use crate::torture::crash_point;
 use crate::{StoreError, error_chain};
 
 /// Holds an instance's fair share of the shards: renews its leases, takes what is free, gives back what exceeds the
@@ -122,6 +123,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
             let began = self.clock.monotonic();
             let taken =
                 self.bounded("take leases", self.store.take(self.instance, self.lease, &plan.take)).await?;
+            crash_point("lease.taken");
             // The take follows within a part of a lease, so what was given back then was not held and left since.
             let inherited = taken.iter().filter(|lease| view.expired.contains(&lease.shard)).count();
             debug!(instance = %self.instance, shards = taken.len(), inherited, "took leases");
@@ -166,6 +168,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
     async fn heartbeat(&self) -> Result<View, StoreError> {
         let began = self.clock.monotonic();
         let view = self.bounded("renew leases", self.store.heartbeat(self.instance, self.lease)).await?;
+        crash_point("lease.renewed");
         let before = self.leases().held();
         self.shared.lock().renew(&view.held, self.held_until(began));
         if before != self.leases().held() {
@@ -181,6 +184,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
             return Ok(());
         }
         self.bounded("give leases back", self.store.give_back(self.instance, &leases)).await?;
+        crash_point("lease.given_back");
         debug!(instance = %self.instance, shards = leases.len(), "gave leases back");
         self.shared.lock().forget(&leases);
         self.changed(&leases);

@@ -19,6 +19,7 @@ use super::send::{Ended, Note, Shared, send};
 use super::settings::Settings;
 use super::store::StreamStore;
 use super::summary::StreamSummary;
+use crate::torture::crash_point;
 use crate::{Lease, Leases, Permit, Poller, Shard, StoreError, Woken, error_chain};
 
 /// The least and the most time between two ways back over what was read, and how many times longer than a page they are apart.
@@ -295,6 +296,7 @@ where
                 self.next_due = page.next_due.map(|wait| now + wait);
                 self.summary.read += page.rows.len() as u64;
                 self.found |= !page.rows.is_empty();
+                crash_point("page.read");
                 self.lanes.load(page, limit, now);
             }
             Err(error) => {

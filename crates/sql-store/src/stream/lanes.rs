@@ -6,6 +6,7 @@ use relaykit_pipeline_traits::{Attempts, Message, Monotonic, OrderingKey};
 use super::open::OpenTransactions;
 use super::row::{Page, ReadFrom, RowId, Seq, Stored, Suspicion, Unreadable};
 use super::scan::Scan;
+use crate::torture::planted;
 use crate::{Lease, Shard};
 
 /// A row in memory.
@@ -197,7 +198,8 @@ impl Lanes {
         }
         let from = asked.iter().map(|(shard, _, after)| ReadFrom { shard: *shard, after: *after }).collect();
         self.meanwhile = Some(Meanwhile { asked, ..Meanwhile::default() });
-        Some((from, self.open.clone()))
+        let late_commits = !planted("passes_over_late_commits");
+        Some((from, if late_commits { self.open.clone() } else { OpenTransactions::default() }))
     }
 
     /// Takes note that the page could not be read.
@@ -415,6 +417,7 @@ impl Lanes {
         }
         match end {
             End::Lost => return,
+            End::Waits if planted("goes_on_behind_a_failed_one") => lane.taken = None,
             End::Gone => {
                 lane.taken = None;
                 let had_waited = lane.had_waited && key.is_some();

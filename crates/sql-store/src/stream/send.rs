@@ -19,6 +19,7 @@ use super::metrics::StreamMetrics;
 use super::row::{Dying, RowId, Settled, Settlement, Suspicion, Waiting};
 use super::store::StreamStore;
 use crate::judge::{Called, Cause, Fate, Word, call, fate, panic_text, words};
+use crate::torture::{crash_point, planted};
 use crate::{Lease, Permit, Shard, StoreError, error_chain};
 
 /// The most labels that a metric of a stream has.
@@ -151,6 +152,9 @@ where
     let mut first = Part::default();
     // Without a note nothing of it is sent.
     let noted = note.rows.is_empty() || batch.note(&note.rows, note.suspicion).await;
+    if !note.rows.is_empty() {
+        crash_point("send.noted");
+    }
     for loaded in rows {
         if noted {
             batch.admit(loaded, &mut first);
@@ -171,10 +175,13 @@ where
         let called = batch.lend(&part, left.min(shared.send_timeout)).await;
         batch.judge(part, called, &mut parts);
     }
+    crash_point("send.answered");
     if noted && !note.rows.is_empty() {
         batch.unnote(&note).await;
     }
-    batch.settle().await
+    let ended = batch.settle().await;
+    crash_point("send.settled");
+    ended
 }
 
 struct Batch<'a, S, H> {
@@ -323,7 +330,10 @@ where
             }
         }
         drop(rng);
-        let second = isolate.split_half();
+        let mut second = isolate.split_half();
+        if planted("forgets_the_second_half") {
+            second = Part::default();
+        }
         for part in [again, second, isolate] {
             if !part.rows.is_empty() {
                 parts.push_front(part);
@@ -458,6 +468,7 @@ fn settlement<'f>(
         let (row, attempts) = (loaded.row, loaded.attempts.spent());
         match fate {
             Fate::Done => settlement.done.push(row),
+            Fate::Again { .. } if planted("forgets_what_failed") => settlement.done.push(row),
             Fate::Dead { cause, error } => {
                 let reason = reason(loaded, *cause);
                 settlement.dead.push(Dying { row, attempts, reason, error: error.clone() });
