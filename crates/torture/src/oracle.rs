@@ -16,7 +16,7 @@ pub(crate) struct Promises {
 /// What is wrong with a history, and what is not: duplicates that a named window explains.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Judgement {
-    /// Acknowledged, and never handled, found or set aside.
+    /// Acknowledged, and never handled, found or set aside; also if it was to come again, and did not.
     pub(crate) lost: Vec<Id>,
     /// Handled, though never offered, or handed back, or with other bytes than were pushed.
     pub(crate) phantom: Vec<Id>,
@@ -90,8 +90,8 @@ struct Track {
     /// The last time that it was said to be done or dead: in which life, and as its how-manieth.
     decided: Option<(usize, usize)>,
     given_up: bool,
-    /// Handled, decided or found.
-    seen: bool,
+    /// Decided or found.
+    settled: bool,
 }
 
 /// How a life went, as far as it matters to the lives after it, or beside it.
@@ -283,7 +283,10 @@ impl Oracle {
                 life.decisions += 1;
                 life.decisions
             });
-            self.track(id).decided = Some((self.life, decisions));
+            let life = self.life;
+            let track = self.track(id);
+            track.decided = Some((life, decisions));
+            track.settled = true;
         }
     }
 
@@ -293,7 +296,7 @@ impl Oracle {
         if !track.offered || track.refused {
             self.found.phantom.push(id);
         }
-        self.track(id).seen = true;
+        self.track(id).settled = true;
     }
 
     /// An item is lent: is it one of ours, and may it be lent again?
@@ -302,7 +305,6 @@ impl Oracle {
         if !track.offered || track.refused {
             self.found.phantom.push(id);
         }
-        track.seen = true;
         let Some((life, at)) = track.decided else { return };
         if std::mem::take(&mut track.given_up) {
             // As if it had never been said.
@@ -353,7 +355,7 @@ impl Oracle {
         let mut missing: Vec<_> = self
             .tracks
             .iter()
-            .filter(|(_, track)| track.acknowledged && !track.seen)
+            .filter(|(_, track)| track.acknowledged && !track.settled)
             .map(|(id, _)| *id)
             .collect();
         missing.sort_unstable();

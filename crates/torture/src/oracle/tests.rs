@@ -46,6 +46,12 @@ fn an_acknowledged_item_that_nobody_sees_again_is_lost() {
 }
 
 #[test]
+fn an_item_that_was_to_come_again_and_never_did_is_lost() {
+    let judgement = judged(&[1], &[again(1), Event::Stopped { unsettled: false }]);
+    assert_eq!(judgement, Judgement { lost: vec![1], ..Judgement::default() });
+}
+
+#[test]
 fn an_item_whose_push_was_cut_off_may_be_there_or_not() {
     let history = [Event::Opening, offered(1), offered(2), Event::Killed, Event::Opening, done(2), ended()];
     assert!(judge(&history, PROMISES).is_clean());
