@@ -17,7 +17,7 @@ use crate::seeds::Workshop;
 #[derive(Debug)]
 pub(crate) struct Bench {
     /// What is tortured.
-    what: &'static str,
+    pub(crate) what: &'static str,
     pub(crate) seed: u64,
     pub(crate) nightly: bool,
     rounds: Option<u64>,

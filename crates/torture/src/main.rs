@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
+mod drops;
 mod history;
 mod inbox;
 mod item;
@@ -13,6 +14,7 @@ mod outbox;
 mod proxy;
 mod queue;
 mod report;
+mod sabotage;
 mod seeds;
 mod stage;
 

@@ -1,4 +1,10 @@
+mod anomalies;
 pub(crate) mod child;
+mod migrations;
+mod plants;
+mod poison;
+mod producer;
+mod sink;
 mod subject;
 
 use std::sync::Arc;
@@ -7,8 +13,9 @@ use clap::ValueEnum;
 
 use crate::bench::{self, Bench};
 use crate::report::Report;
+use crate::sabotage;
 use crate::stage::place::Kind::{Postgres, Sqlite};
-use crate::stage::{backends, kill, network, restarts, shutdown, zombie};
+use crate::stage::{backends, kill, network, points, restarts, shutdown, trouble, zombie};
 use subject::Outbox;
 
 /// What is done to the outbox: to its relays, its producers, and its database.
@@ -32,6 +39,26 @@ pub(crate) enum Test {
     ShutdownSqlite,
     /// The same on Postgres.
     ShutdownPostgres,
+    /// Senders on SQLite that panic, hang, refuse and answer wrongly.
+    SendersSqlite,
+    /// The same on Postgres.
+    SendersPostgres,
+    /// Wall clocks that jump, on SQLite.
+    ClocksSqlite,
+    /// The same on Postgres.
+    ClocksPostgres,
+    /// A message that kills its sender.
+    Poison,
+    /// Death at each named place, on SQLite.
+    PointsSqlite,
+    /// The same on Postgres.
+    PointsPostgres,
+    /// Migrations at once, given up, and cut off.
+    Migrations,
+    /// What goes wrong with other statements.
+    Anomalies,
+    /// Bugs that the other tests must catch.
+    Planted,
 }
 
 /// Runs the tests, all unless some are named.
@@ -51,6 +78,16 @@ impl Test {
             Self::Network => network::torn::<Outbox>(bench).await,
             Self::ShutdownSqlite => shutdown::stopped::<Outbox>(bench, "shutdown-sqlite", Sqlite).await,
             Self::ShutdownPostgres => shutdown::stopped::<Outbox>(bench, "shutdown-postgres", Postgres).await,
+            Self::SendersSqlite => trouble::handlers::<Outbox>(bench, "senders-sqlite", Sqlite).await,
+            Self::SendersPostgres => trouble::handlers::<Outbox>(bench, "senders-postgres", Postgres).await,
+            Self::ClocksSqlite => trouble::clocks::<Outbox>(bench, "clocks-sqlite", Sqlite).await,
+            Self::ClocksPostgres => trouble::clocks::<Outbox>(bench, "clocks-postgres", Postgres).await,
+            Self::Poison => poison::poisoned(bench).await,
+            Self::PointsSqlite => points::points::<Outbox>(bench, "points-sqlite", Sqlite).await,
+            Self::PointsPostgres => points::points::<Outbox>(bench, "points-postgres", Postgres).await,
+            Self::Migrations => migrations::torn(bench).await,
+            Self::Anomalies => anomalies::shown(bench).await,
+            Self::Planted => sabotage::planted(bench, &plants::PLANTS),
         }
     }
 }

@@ -5,11 +5,11 @@ mod full;
 mod kill;
 pub(crate) mod life;
 mod owner;
+mod plants;
 mod points;
 mod poison;
 mod power;
 mod reopen;
-mod sabotage;
 mod syscalls;
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use clap::ValueEnum;
 
 use crate::bench::{self, Bench};
 use crate::report::Report;
+use crate::sabotage;
 
 /// What is done to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,7 +65,7 @@ impl Test {
             Self::Full => full::filled(bench).await,
             Self::Owner => owner::contended(bench).await,
             Self::Cancel => cancel::dropped(bench).await,
-            Self::Planted => sabotage::planted(bench),
+            Self::Planted => sabotage::planted(bench, &plants::PLANTS),
         }
     }
 }

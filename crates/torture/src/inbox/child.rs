@@ -14,6 +14,7 @@ use super::receiver::Receiver;
 use super::stream::{calls, item_id};
 use crate::history::Event;
 use crate::queue::child::{Order, left, orders};
+use crate::stage::clock::clock;
 use crate::stage::ledger::Ledger;
 use crate::stage::patience::probe;
 use crate::stage::place::{Place, database, pool, shards};
@@ -41,11 +42,11 @@ async fn live(plan: &Plan, end: &End) -> anyhow::Result<()> {
     match (plan.role, &plan.place) {
         (Role::Feed { slot }, _) => Receiver::new(plan, slot)?.receive(end).await,
         (_, Place::Sqlite { file }) => {
-            let store = || Ok(SqliteInboxStore::new(database(file)?, &names, shards()));
+            let store = || Ok(SqliteInboxStore::new(database(file, clock(plan))?, &names, shards()));
             work(plan, store, end).await
         }
         (_, Place::Postgres { url, schema }) => {
-            let store = || Ok(PgInboxStore::new(pool(url, schema, CONNECTIONS)?, &names));
+            let store = || Ok(PgInboxStore::new(pool(url, schema, CONNECTIONS, clock(plan))?, &names));
             work(plan, store, end).await
         }
     }
@@ -57,14 +58,13 @@ async fn work<S: Effective>(
     store: impl Fn() -> anyhow::Result<S>,
     end: &End,
 ) -> anyhow::Result<()> {
-    let moody = plan.role != Role::Drain;
     let mut rng = Rng::seeded(plan.seed);
     let (mut running, mut probing) = (JoinSet::new(), JoinSet::new());
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
-        let effects = Effects::new(&plan.place.names(), rng.fork(), moody);
+        let effects = Effects::new(&plan.place.names(), rng.fork(), plan);
         let answered = Arc::<Answered>::default();
-        let handlers = handlers(&ledger, &answered, Temper::new(rng.fork(), moody), S::effective(effects))?;
+        let handlers = handlers(&ledger, &answered, Temper::new(rng.fork(), plan), S::effective(effects))?;
         let store = store()?;
         let (probed, tells) = (store.clone(), Arc::clone(&ledger));
         probing.spawn(async move {
@@ -77,6 +77,7 @@ async fn work<S: Effective>(
             .settle_timeout(Duration::from_millis(500))
             .poll(Duration::from_millis(5), POLL)
             .drain(Duration::from_millis(500))
+            .clock(clock(plan))
             .rng(rng.fork())
             .on_event(move |handler, event| match event {
                 WorkerEvent::LeaseLost { .. } if *handler == calls() => ledger.say(&[Event::Overtaken]),

@@ -16,7 +16,8 @@ use crate::item::Item;
 use crate::queue::child::Mood;
 use crate::stage::call::Call;
 use crate::stage::ledger::Ledger;
-use crate::stage::temper::Temper;
+use crate::stage::plan::Plan;
+use crate::stage::temper::{Misdeed, Temper};
 
 /// How many messages of the plain handler are on their way at the most.
 pub(super) const CONCURRENCY: usize = 16;
@@ -83,8 +84,26 @@ impl Handler<Message> for Calls {
             self.ledger.say(&[Event::Wrong { id: 0 }]);
             return Verdict::Done(());
         };
+        self.temper.takes(key);
+        let misdeed = self.temper.misdeed();
+        if let Some(misdeed) = misdeed {
+            self.ledger.say(&[misdeed.told()]);
+        }
+        if matches!(misdeed, Some(Misdeed::Refuses | Misdeed::WantsItAgain)) {
+            return Verdict::Retry { after: None, error: Mood };
+        }
         let said = self.temper.says();
         let call = Call::told(&self.ledger, vec![Event::Lent { id, key, said }]);
+        match misdeed {
+            Some(Misdeed::Panics) => panic!("a handler that panics"),
+            Some(Misdeed::Hangs) => std::future::pending().await,
+            Some(Misdeed::Blocks) => Temper::block(),
+            // Nobody can tell what became of it.
+            Some(Misdeed::AnswersTooFew | Misdeed::BlamesAll) => {
+                return Verdict::Retry { after: None, error: Mood };
+            }
+            _ => {}
+        }
         self.temper.dawdle().await;
         call.answers();
         if said == Said::Done {
@@ -97,7 +116,8 @@ impl Handler<Message> for Calls {
 fn verdict(said: Said) -> Verdict<(), Mood> {
     match said {
         Said::Again => Verdict::Retry { after: None, error: Mood },
-        Said::Done | Said::Dead => Verdict::Done(()),
+        Said::Dead => Verdict::Dead(Mood),
+        Said::Done => Verdict::Done(()),
     }
 }
 
@@ -108,10 +128,10 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn new(names: &Names, rng: Rng, moody: bool) -> Self {
+    pub(super) fn new(names: &Names, rng: Rng, plan: &Plan) -> Self {
         // Nothing keeps a second row out, so that it is seen.
         let insert = Sql::new(names, &["insert into {effects} (id) values ($1)"]);
-        Self { insert, temper: Temper::new(rng, moody) }
+        Self { insert, temper: Temper::new(rng, plan) }
     }
 }
 

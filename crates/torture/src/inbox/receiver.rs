@@ -11,6 +11,7 @@ use relaykit_sql_store::postgres::sqlx::{self, ConnectOptions as _, Connection a
 use super::child::End;
 use super::stream::{Batch, Stream, routes};
 use crate::history::Event;
+use crate::stage::clock::clock;
 use crate::stage::ledger::{self, Ledger};
 use crate::stage::patience::{bounded, watched};
 use crate::stage::place::{Place, database, options, pool, shards};
@@ -128,11 +129,11 @@ impl Receiver {
                 Way::OwnPostgres { options: options(url, schema)?, connection: None, inbox, business }
             }
             (Place::Sqlite { file }, false) => {
-                let store = SqliteInboxStore::new(database(file)?, &names, shards());
+                let store = SqliteInboxStore::new(database(file, clock(&self.plan))?, &names, shards());
                 Way::Sqlite(Inbox::new(store, routes()).into())
             }
             (Place::Postgres { url, schema }, false) => {
-                let store = PgInboxStore::new(pool(url, schema, 2)?, &names);
+                let store = PgInboxStore::new(pool(url, schema, 2, clock(&self.plan))?, &names);
                 Way::Postgres(Inbox::new(store, routes()).into())
             }
         })

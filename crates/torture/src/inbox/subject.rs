@@ -7,6 +7,8 @@ use relaykit_inbox::{Depth, InboxStore};
 use super::handlers::CONCURRENCY;
 use super::receiver::IN_TRANSACTIONS;
 use super::stream::{calls, effects};
+use relaykit_pipeline_traits::SystemClock;
+
 use crate::history::{Event, Id};
 use crate::stage::place::{Ground, database, shards};
 use crate::stage::plan::{IDS, Role};
@@ -38,7 +40,7 @@ impl Subject for Inbox {
         let names = ground.names();
         let (inbox, effects) = match ground {
             Ground::Sqlite { file } => {
-                let store = SqliteInboxStore::new(database(file)?, &names, shards());
+                let store = SqliteInboxStore::new(database(file, SystemClock::new())?, &names, shards());
                 store.migrate().await?;
                 (
                     Self::Sqlite(store.into()),

@@ -1,6 +1,5 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use relaykit_persistent_queue::{Queue, Rejected, WhenFull};
@@ -9,6 +8,7 @@ use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 use super::child::{Handler, Kept, Mode, Plan, UNSETTLED, Work, builder};
 use super::reopen::reopen;
 use crate::bench::{Bench, Round};
+use crate::drops;
 use crate::history::{Event, Id};
 use crate::item::Item;
 use crate::oracle::Promises;
@@ -121,7 +121,7 @@ async fn drop_at(
         let _ = queue.try_push(item);
     }
     let items = new(3);
-    let ended = poll(future(&queue, method, items, tell.clone()), polls, rng).await;
+    let ended = drops::poll(future(&queue, method, items, tell.clone()), polls, rng).await;
     queue.resume();
     let after = new(2);
     let rest = async {
@@ -183,19 +183,4 @@ fn future<'a>(
             Method::Close => drop(queue.close(Duration::from_millis(5)).await),
         }
     })
-}
-
-/// Polls so often, with a moment for everything else between two polls. Returns whether the future ended.
-async fn poll(mut future: Future<'_>, polls: u64, rng: &mut Rng) -> bool {
-    for _ in 0..polls {
-        if let Poll::Ready(()) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return true;
-        }
-        match rng.below(3) {
-            0 => SystemClock::new().sleep(Duration::from_millis(1)).await,
-            1 => tokio::task::yield_now().await,
-            _ => {}
-        }
-    }
-    false
 }

@@ -75,6 +75,8 @@ impl Life {
             }
             None => Command::new(&start.program),
         };
+        // To write down where a panic came from takes seconds the first time, in which the whole process may stand still.
+        command.env("RUST_BACKTRACE", "0");
         command.arg(subcommand).arg(plan).envs(start.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child =
@@ -96,6 +98,15 @@ impl Life {
             events
         });
         Ok(Self { child, stdin, reader, opened })
+    }
+
+    /// Returns whether it has not ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub(crate) fn is_alive(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     pub(crate) fn id(&self) -> Option<u32> {

@@ -4,10 +4,10 @@ use relaykit_pipeline_traits::Rng;
 
 use super::child::{Kept, Mode, Order, Plan, UNSETTLED, Work};
 use super::life::{Life, Start, drain, next_id};
-use super::sabotage;
 use crate::bench::{Bench, Round};
 use crate::oracle::Promises;
 use crate::report::Report;
+use crate::sabotage;
 
 /// Every named place where the process is made to die.
 const POINTS: [&str; 16] = [

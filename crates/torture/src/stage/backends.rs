@@ -25,7 +25,7 @@ pub(crate) async fn ended<S: Subject>(bench: &Arc<Bench>) -> Report {
 }
 
 /// One session of this round, but not the one that asks.
-const END_ONE: &str = "select pg_terminate_backend(pid) from (
+pub(crate) const END_ONE: &str = "select pg_terminate_backend(pid) from (
     select pid from pg_stat_activity
     where application_name = current_setting('application_name') and pid <> pg_backend_pid()
     order by random() limit 1) one";

@@ -8,7 +8,7 @@ use relaykit_sql_store::postgres::TEST_POSTGRES;
 use super::place::Kind;
 use super::plan::{CALL, LEASE};
 use super::recovery;
-use super::scene::Scene;
+use super::scene::{Scene, Setting};
 use super::subject::Subject;
 use crate::bench::{Bench, Round};
 use crate::proxy::{Fault, Proxy};
@@ -31,7 +31,8 @@ pub(crate) async fn torn<S: Subject>(bench: &Arc<Bench>) -> Report {
 async fn round<S: Subject>(bench: Arc<Bench>, seed: u64) -> anyhow::Result<Round> {
     let url = std::env::var(TEST_POSTGRES)?;
     let proxy = Proxy::before(&url).await?;
-    let mut scene = Scene::<S>::begin_at(&bench, Kind::Postgres, seed, Some(proxy.url(&url))).await?;
+    let setting = Setting { through: Some(proxy.url(&url)), ..Setting::default() };
+    let mut scene = Scene::<S>::begin_in(&bench, Kind::Postgres, seed, setting).await?;
     let clock = SystemClock::new();
     scene.wait(Duration::from_millis(500)).await;
     for _ in 0..TIMES {

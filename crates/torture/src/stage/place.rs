@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use relaykit_pipeline_traits::SystemClock;
+use relaykit_pipeline_traits::Clock;
 use relaykit_sql_store::postgres::{Guarded, TEST_POSTGRES, TestPostgres, sqlx};
 use relaykit_sql_store::sqlite::{Database, rusqlite};
 use relaykit_sql_store::{Names, Shards, Sql};
@@ -67,9 +67,8 @@ pub(crate) fn options(url: &str, schema: &str) -> anyhow::Result<PgConnectOption
 /// # Errors
 ///
 /// If the URL is none.
-pub(crate) fn pool(url: &str, schema: &str, connections: u32) -> anyhow::Result<Guarded> {
-    let options = options(url, schema)?;
-    let pool = Guarded::connect(options, SystemClock::new()).max_connections(connections);
+pub(crate) fn pool(url: &str, schema: &str, connections: u32, clock: impl Clock) -> anyhow::Result<Guarded> {
+    let pool = Guarded::connect(options(url, schema)?, clock).max_connections(connections);
     Ok(pool.acquire_timeout(CALL).call_timeout(CALL).build()?)
 }
 
@@ -78,8 +77,8 @@ pub(crate) fn pool(url: &str, schema: &str, connections: u32) -> anyhow::Result<
 /// # Errors
 ///
 /// If the file cannot be opened.
-pub(crate) fn database(file: &Path) -> anyhow::Result<Database> {
-    Ok(Database::builder(file, SystemClock::new()).open()?)
+pub(crate) fn database(file: &Path, clock: impl Clock) -> anyhow::Result<Database> {
+    Ok(Database::builder(file, clock).open()?)
 }
 
 /// The parent's view of a database.

@@ -15,7 +15,29 @@ pub(crate) struct Plan {
     pub(crate) life: usize,
     pub(crate) seed: u64,
     pub(crate) role: Role,
+    pub(crate) trouble: Trouble,
 }
+
+/// What goes wrong within the processes themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Trouble {
+    /// Nothing but that messages fail now and then.
+    #[default]
+    Usual,
+    /// Handlers panic, hang, refuse, and answer wrongly.
+    Handlers,
+    /// Wall clocks jump.
+    Clocks,
+    /// Messages of one key kill whoever handles them.
+    Poison,
+}
+
+/// The key whose messages kill.
+pub(crate) const POISON: u64 = 1_000_000;
+
+/// How often a message is tried where there is poison.
+pub(crate) const ATTEMPTS: u32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -9,7 +9,7 @@ use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock, Timestamp};
 
 use super::ledger::{self, Ledger};
 use super::place::{Ground, Kind, Place};
-use super::plan::{Plan, Role};
+use super::plan::{Plan, Role, Trouble};
 use super::recovery::{self, recoveries};
 use super::subject::Subject;
 use crate::bench::{Bench, Round};
@@ -30,9 +30,18 @@ pub(crate) struct Scene<S> {
     path: PathBuf,
     ledger: Ledger,
     start: Start,
+    trouble: Trouble,
     lives: usize,
     pub(crate) rng: Rng,
     pub(crate) actors: Vec<Actor>,
+}
+
+/// What is special about a scene.
+#[derive(Debug, Default)]
+pub(crate) struct Setting {
+    /// By which URL the cast connects to the server.
+    pub(crate) through: Option<String>,
+    pub(crate) trouble: Trouble,
 }
 
 /// A process, and what it is for.
@@ -56,6 +65,21 @@ impl Actor {
     pub(crate) fn id(&self) -> Option<u32> {
         self.life.id()
     }
+
+    /// Asks it to end.
+    pub(crate) async fn stop(&mut self) {
+        self.life.order(Order::Stop).await;
+    }
+
+    /// Waits for a moment until it dies by itself, else kills it. Returns under which numbers it told, and whether it died.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be waited for.
+    pub(crate) async fn dies(self) -> anyhow::Result<(Range<usize>, bool)> {
+        let (_, died) = self.life.end_or_kill().await?;
+        Ok((self.numbers, died))
+    }
 }
 
 impl<S: Subject> Scene<S> {
@@ -65,19 +89,19 @@ impl<S: Subject> Scene<S> {
     ///
     /// If that fails.
     pub(crate) async fn begin(bench: &Arc<Bench>, kind: Kind, seed: u64) -> anyhow::Result<Self> {
-        Self::begin_at(bench, kind, seed, None).await
+        Self::begin_in(bench, kind, seed, Setting::default()).await
     }
 
-    /// Starts the cast, which connects to this URL.
+    /// Starts the cast in a setting of its own.
     ///
     /// # Errors
     ///
     /// If that fails.
-    pub(crate) async fn begin_at(
+    pub(crate) async fn begin_in(
         bench: &Arc<Bench>,
         kind: Kind,
         seed: u64,
-        through: Option<String>,
+        Setting { through, trouble }: Setting,
     ) -> anyhow::Result<Self> {
         let folder = bench.fast_folder()?;
         let ground = Ground::make(kind, folder.path()).await?;
@@ -90,6 +114,7 @@ impl<S: Subject> Scene<S> {
             },
             ledger: Ledger::open(&path, 0)?,
             start: Start::plain()?,
+            trouble,
             // The first is the parent.
             lives: 1,
             rng: Rng::seeded(seed),
@@ -112,11 +137,20 @@ impl<S: Subject> Scene<S> {
     }
 
     fn spawn(&mut self, role: Role) -> anyhow::Result<Actor> {
+        self.spawn_as(role, &self.start.clone())
+    }
+
+    /// Starts a process in another way than the cast. The caller notes how it ends.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub(crate) fn spawn_as(&mut self, role: Role, start: &Start) -> anyhow::Result<Actor> {
         let number = self.lives;
         self.lives += role.lives();
         let (place, ledger, seed) = (self.place.clone(), self.path.clone(), self.rng.next_u64() >> 1);
-        let plan = Plan { place, ledger, life: number, seed, role };
-        let life = Life::begin_as(&self.start, S::CHILD, &serde_json::to_string(&plan)?)?;
+        let plan = Plan { place, ledger, life: number, seed, role, trouble: self.trouble };
+        let life = Life::begin_as(start, S::CHILD, &serde_json::to_string(&plan)?)?;
         Ok(Actor { life, numbers: number..self.lives, role })
     }
 
@@ -221,8 +255,10 @@ impl<S: Subject> Scene<S> {
         let idle_sessions = self.ground.idle_sessions().await;
         let mut history = ledger::read(&self.path)?;
         self.settle_accounts(&mut history).await?;
+        // Handlers give messages up only where that is their trouble.
+        let unasked = if self.trouble == Trouble::Handlers { 0 } else { left.dead };
         history.push(Event::Ended {
-            left: Left { stored: left.pending + left.dead, idle_sessions, ..Left::default() },
+            left: Left { stored: left.pending + unasked, idle_sessions, ..Left::default() },
         });
         let Self { folder, ground, .. } = self;
         ensure!(history.iter().any(|event| matches!(event, Event::Lent { .. })), "nothing was ever handled");
@@ -236,6 +272,10 @@ impl<S: Subject> Scene<S> {
 
     /// Kills some of those who handle, while others go on, and waits until these have what the dead held.
     async fn last_fault(&mut self) -> anyhow::Result<()> {
+        // A call that lasts long is not among the last of its process; which ones they were would be unknown.
+        if self.trouble == Trouble::Handlers {
+            return Ok(());
+        }
         let mut dead = HashSet::new();
         for _ in 0..=self.rng.below(2) {
             let Some(at) = self.pick(Actor::works) else { break };

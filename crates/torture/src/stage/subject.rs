@@ -17,6 +17,9 @@ pub(crate) trait Subject: Sized + Send + Sync + 'static {
     /// Among how many decided last are those that an engine may have handled and not settled.
     const UNSETTLED: usize;
 
+    /// The places of its own where processes are made to die, beside those of every engine.
+    const PLACES: &'static [(Role, &'static str)] = &[];
+
     /// Makes its tables.
     ///
     /// # Errors

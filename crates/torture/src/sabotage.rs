@@ -10,35 +10,27 @@ use crate::report::Report;
 
 /// A bug that a build of its own can be told to have, and the test that must catch it.
 #[derive(Debug, Clone, Copy)]
-struct Plant {
-    bug: &'static str,
-    test: &'static str,
-    rounds: u64,
+pub(crate) struct Plant {
+    pub(crate) bug: &'static str,
+    pub(crate) test: &'static str,
+    pub(crate) rounds: u64,
     /// Which count of the test must not be zero.
-    shows: fn(&Counts) -> u64,
+    pub(crate) shows: fn(&Counts) -> u64,
 }
 
-/// Bugs that the queue could have.
-const PLANTS: [Plant; 7] = [
-    Plant { bug: "ack_before_commit", test: "kill", rounds: 12, shows: |counts| counts.lost },
-    Plant { bug: "flush_forgets_the_tail", test: "kill", rounds: 12, shows: |counts| counts.lost },
-    Plant { bug: "removes_before_handling", test: "kill", rounds: 12, shows: |counts| counts.lost },
-    Plant { bug: "overtakes_what_waits", test: "shutdown", rounds: 12, shows: |counts| counts.reordered },
-    Plant { bug: "drops_what_it_cannot_decode", test: "flips", rounds: 1, shows: |counts| counts.lost },
-    Plant { bug: "counts_no_death", test: "poison", rounds: 2, shows: |counts| counts.stuck },
-    Plant { bug: "syncs_nothing", test: "power", rounds: 1, shows: |counts| counts.lost },
-];
+const NOTHING: &str = "nothing";
 
 #[derive(Debug, Deserialize)]
-struct Counts {
-    lost: u64,
-    reordered: u64,
-    stuck: u64,
+pub(crate) struct Counts {
+    pub(crate) lost: u64,
+    pub(crate) reordered: u64,
+    pub(crate) unexplained: u64,
+    pub(crate) stuck: u64,
     passed: bool,
 }
 
 /// Plants each bug, and lets the test that is named for it find it.
-pub(crate) fn planted(bench: &Arc<Bench>) -> Report {
+pub(crate) fn planted(bench: &Arc<Bench>, plants: &[Plant]) -> Report {
     let mut report = Report::of("planted");
     let program = match build(bench) {
         Ok(program) => program,
@@ -48,10 +40,10 @@ pub(crate) fn planted(bench: &Arc<Bench>) -> Report {
         }
     };
     // With nothing planted, the same build passes.
-    let nothing = Plant { bug: "nothing", test: "kill", rounds: 3, shows: |counts| counts.lost };
-    for plant in std::iter::once(&nothing).chain(&PLANTS) {
+    let nothing = plants.first().map(|plant| Plant { bug: NOTHING, rounds: 3, ..*plant });
+    for plant in nothing.iter().chain(plants) {
         report.trials += 1;
-        let must_fail = plant.bug != "nothing";
+        let must_fail = plant.bug != NOTHING;
         println!("planted: {} must be caught by {}", plant.bug, plant.test);
         match run(bench, &program, plant) {
             Ok(counts) if must_fail && (counts.passed || (plant.shows)(&counts) == 0) => {
@@ -65,7 +57,7 @@ pub(crate) fn planted(bench: &Arc<Bench>) -> Report {
         }
     }
     if report.passed {
-        report.note(format!("{} of {} planted bugs were caught", PLANTS.len(), PLANTS.len()));
+        report.note(format!("{} of {} planted bugs were caught", plants.len(), plants.len()));
     }
     report
 }
@@ -74,7 +66,7 @@ fn run(bench: &Bench, program: &Path, plant: &Plant) -> anyhow::Result<Counts> {
     let folder = bench.fast_folder()?;
     let json = folder.path().join("report.json");
     let status = Command::new(program)
-        .args(["queue", "--only", plant.test, "--seed", &bench.seed.to_string()])
+        .args([bench.what, "--only", plant.test, "--seed", &bench.seed.to_string()])
         .args(["--rounds", &plant.rounds.to_string(), "--json"])
         .arg(&json)
         .env("RELAYKIT_PLANT", plant.bug)
