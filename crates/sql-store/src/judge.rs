@@ -9,6 +9,8 @@ use relaykit_pipeline_traits::{
     Attempts, BatchOutcome, Classify, Clock, ErrorClass, Failure, RetryDecision, RetryPolicy, Rng, Verdict,
 };
 
+use crate::torture::planted;
+
 /// How a call ended.
 #[derive(Debug)]
 pub enum Called<E> {
@@ -175,6 +177,7 @@ pub fn words<E: Classify + std::fmt::Display>(called: Called<E>, items: usize) -
             vec![Word::Refused { after: error.retry_after(), error: error.to_string() }; items]
         }
         Called::Outcome(_) => vec![Word::Untried; items],
+        Called::Panicked(_) if planted("takes_a_panic_for_an_answer") => vec![Word::Done; items],
         // One item of many may have caused it.
         Called::Panicked(text) => {
             vec![Word::Isolate { error: format!("the handler panicked: {text}"), transient: true }; items]

@@ -1,4 +1,5 @@
 mod anomalies;
+mod cancel;
 pub(crate) mod child;
 mod migrations;
 mod plants;
@@ -53,6 +54,10 @@ pub(crate) enum Test {
     PointsSqlite,
     /// The same on Postgres.
     PointsPostgres,
+    /// Futures that are dropped at every poll, on SQLite.
+    CancelSqlite,
+    /// The same on Postgres.
+    CancelPostgres,
     /// Migrations at once, given up, and cut off.
     Migrations,
     /// What goes wrong with other statements.
@@ -85,6 +90,8 @@ impl Test {
             Self::Poison => poison::poisoned(bench).await,
             Self::PointsSqlite => points::points::<Outbox>(bench, "points-sqlite", Sqlite).await,
             Self::PointsPostgres => points::points::<Outbox>(bench, "points-postgres", Postgres).await,
+            Self::CancelSqlite => cancel::dropped(bench, "cancel-sqlite", Sqlite).await,
+            Self::CancelPostgres => cancel::dropped(bench, "cancel-postgres", Postgres).await,
             Self::Migrations => migrations::torn(bench).await,
             Self::Anomalies => anomalies::shown(bench).await,
             Self::Planted => sabotage::planted(bench, &plants::PLANTS),

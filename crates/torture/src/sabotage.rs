@@ -24,7 +24,6 @@ const NOTHING: &str = "nothing";
 pub(crate) struct Counts {
     pub(crate) lost: u64,
     pub(crate) reordered: u64,
-    pub(crate) unexplained: u64,
     pub(crate) stuck: u64,
     passed: bool,
 }

@@ -330,10 +330,7 @@ where
             }
         }
         drop(rng);
-        let mut second = isolate.split_half();
-        if planted("forgets_the_second_half") {
-            second = Part::default();
-        }
+        let second = isolate.split_half();
         for part in [again, second, isolate] {
             if !part.rows.is_empty() {
                 parts.push_front(part);

@@ -89,8 +89,12 @@ impl Handler<Message> for Calls {
         if let Some(misdeed) = misdeed {
             self.ledger.say(&[misdeed.told()]);
         }
-        if matches!(misdeed, Some(Misdeed::Refuses | Misdeed::WantsItAgain)) {
-            return Verdict::Retry { after: None, error: Mood };
+        match misdeed {
+            Some(Misdeed::Refuses | Misdeed::WantsItAgain) => {
+                return Verdict::Retry { after: None, error: Mood };
+            }
+            Some(Misdeed::PanicsAtOnce) => panic!("a handler that panics"),
+            _ => {}
         }
         let said = self.temper.says();
         let call = Call::told(&self.ledger, vec![Event::Lent { id, key, said }]);

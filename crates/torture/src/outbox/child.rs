@@ -93,7 +93,7 @@ async fn work<S: OutboxStore + Clone>(
                 probe(&watcher, other.depth()).await;
             }
         });
-        let relay = relay(store, &ledger, plan, &mut rng)?;
+        let relay = relay(store, &ledger, plan, &mut rng, LEASE)?;
         let mut end = end.clone();
         running.spawn(async move {
             let summary = relay.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
@@ -108,11 +108,16 @@ async fn work<S: OutboxStore + Clone>(
 }
 
 /// Makes a relay that tells the ledger.
-fn relay<S: OutboxStore>(
+///
+/// # Errors
+///
+/// If a setting is out of bounds.
+pub(super) fn relay<S: OutboxStore>(
     store: S,
     ledger: &Arc<Ledger>,
     plan: &Plan,
     rng: &mut Rng,
+    lease: Duration,
 ) -> anyhow::Result<Relay<S, Sink>> {
     let sink = Sink { ledger: Arc::clone(ledger), temper: Temper::new(rng.fork(), plan) };
     let tells = Arc::clone(ledger);
@@ -124,9 +129,9 @@ fn relay<S: OutboxStore>(
     let relay = Relay::builder(store, sink)
         .batch_size(BATCH)
         .concurrency(CONCURRENCY)
-        .lease(LEASE)
-        .send_timeout(Duration::from_millis(500))
-        .settle_timeout(Duration::from_millis(500))
+        .lease(lease)
+        .send_timeout(lease * 5 / 12)
+        .settle_timeout(lease * 5 / 12)
         .poll(Duration::from_millis(5), POLL)
         .drain(Duration::from_millis(500))
         .retry(soon.max_hint(Duration::from_millis(5)).build()?)

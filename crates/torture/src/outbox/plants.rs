@@ -15,6 +15,11 @@ pub(super) const PLANTS: [Plant; 5] = [
         rounds: 4,
         shows: |counts| counts.reordered + counts.stuck,
     },
-    Plant { bug: "forgets_the_second_half", test: "senders-sqlite", rounds: 1, shows: |counts| counts.stuck },
+    Plant {
+        bug: "takes_a_panic_for_an_answer",
+        test: "senders-sqlite",
+        rounds: 1,
+        shows: |counts| counts.lost,
+    },
     Plant { bug: "notes_nothing", test: "poison", rounds: 1, shows: |counts| counts.stuck },
 ];

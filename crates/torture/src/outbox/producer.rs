@@ -53,6 +53,10 @@ impl Work {
         Ok(Self { items, messages, commits: true, pause: Duration::ZERO })
     }
 
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
     /// What is to be told before.
     pub(super) fn offered(&self) -> Vec<Event> {
         self.items.iter().map(|item| Event::Offered { id: item.id, key: item.key }).collect()
@@ -79,7 +83,9 @@ impl Producer {
         let mut work = Work::of(items, &mut self.rng)?;
         self.ledger.say(&work.offered());
         if self.rng.chance(0.3) {
-            work.pause = Duration::from_micros(self.rng.below(5_000));
+            // One of them commits late: what others added after it is long in sight.
+            let longest = if self.slot == 1 { 40_000 } else { 5_000 };
+            work.pause = Duration::from_micros(self.rng.below(longest));
         }
         work.commits = self.rng.chance(0.9);
         Ok(work)
@@ -145,7 +151,7 @@ async fn add_on_sqlite(
     work: &Work,
 ) -> anyhow::Result<()> {
     let transaction = begun_on_sqlite(connection, outbox, business, work)?;
-    SystemClock::new().sleep(work.pause / 4).await;
+    SystemClock::new().sleep(work.pause / 16).await;
     crash_point("producer.added");
     if work.commits {
         transaction.commit()?;

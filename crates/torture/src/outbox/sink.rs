@@ -28,6 +28,7 @@ impl BatchHandler<Message> for Sink {
         match misdeed {
             Some(Misdeed::Refuses) => return BatchOutcome::Refused(Mood),
             Some(Misdeed::WantsItAgain) => return BatchOutcome::RetryBatch { after: None, error: Mood },
+            Some(Misdeed::PanicsAtOnce) => panic!("a sender that panics"),
             _ => {}
         }
         let (mut events, mut verdicts) = (Vec::new(), Vec::new());

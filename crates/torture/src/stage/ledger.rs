@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::Mutex;
 use relaykit_pipeline_traits::{Clock as _, SystemClock};
 use serde::{Deserialize, Serialize};
 
-use crate::history::Event;
+use crate::history::{Event, Id};
 
 /// What all processes of a round tell, in one file: in the order in which it happened.
 #[derive(Debug)]
@@ -78,6 +79,24 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Event>> {
         history.extend(events);
     }
     Ok(history)
+}
+
+/// Adds what the database says was committed, and what was not: some never learnt it.
+pub(crate) fn settle(history: &mut Vec<Event>, committed: &HashSet<Id>) {
+    let (mut offered, mut told) = (Vec::new(), HashSet::new());
+    for event in history.iter() {
+        match event {
+            Event::Offered { id, .. } => offered.push(*id),
+            Event::Acknowledged { id } => drop(told.insert(*id)),
+            _ => {}
+        }
+    }
+    history.push(Event::By { life: 0 });
+    history.extend(offered.into_iter().filter_map(|id| match committed.contains(&id) {
+        true if told.contains(&id) => None,
+        true => Some(Event::Acknowledged { id }),
+        false => Some(Event::Refused { id }),
+    }));
 }
 
 #[cfg(test)]

@@ -254,7 +254,8 @@ impl<S: Subject> Scene<S> {
         drains.life.end().await?;
         let idle_sessions = self.ground.idle_sessions().await;
         let mut history = ledger::read(&self.path)?;
-        self.settle_accounts(&mut history).await?;
+        ledger::settle(&mut history, &self.subject.committed(&self.ground).await?);
+        history.extend(self.subject.testimony(&self.ground).await?);
         // Handlers give messages up only where that is their trouble.
         let unasked = if self.trouble == Trouble::Handlers { 0 } else { left.dead };
         history.push(Event::Ended {
@@ -313,28 +314,6 @@ impl<S: Subject> Scene<S> {
         };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.ledger.say(&[Event::Recovered { micros: micros(slowest), bound: micros(bound) }]);
-        Ok(())
-    }
-
-    /// Adds what the database says was committed, and what was not: some producers never learnt it.
-    async fn settle_accounts(&self, history: &mut Vec<Event>) -> anyhow::Result<()> {
-        let committed = self.subject.committed(&self.ground).await?;
-        let mut offered = Vec::new();
-        let mut told = HashSet::new();
-        for event in history.iter() {
-            match event {
-                Event::Offered { id, .. } => offered.push(*id),
-                Event::Acknowledged { id } => drop(told.insert(*id)),
-                _ => {}
-            }
-        }
-        history.push(Event::By { life: 0 });
-        history.extend(offered.into_iter().filter_map(|id| match committed.contains(&id) {
-            true if told.contains(&id) => None,
-            true => Some(Event::Acknowledged { id }),
-            false => Some(Event::Refused { id }),
-        }));
-        history.extend(self.subject.testimony(&self.ground).await?);
         Ok(())
     }
 }

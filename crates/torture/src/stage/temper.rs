@@ -20,6 +20,8 @@ pub(crate) enum Misdeed {
     Refuses,
     /// It wants all again, though it did nothing.
     WantsItAgain,
+    /// It panics before it does anything.
+    PanicsAtOnce,
     /// It panics when it has done its work.
     Panics,
     /// It never answers, though it has done its work.
@@ -43,9 +45,10 @@ impl Misdeed {
 pub(crate) const MISDEED: &str = "a handler that";
 
 /// How often in a hundred calls.
-const MISDEEDS: [(u64, Misdeed); 7] = [
+const MISDEEDS: [(u64, Misdeed); 8] = [
     (3, Misdeed::Refuses),
     (3, Misdeed::WantsItAgain),
+    (4, Misdeed::PanicsAtOnce),
     (4, Misdeed::Panics),
     (1, Misdeed::Hangs),
     (1, Misdeed::Blocks),
