@@ -1,5 +1,6 @@
 pub(crate) mod child;
 mod handlers;
+mod plants;
 mod receiver;
 mod stream;
 mod subject;
@@ -10,8 +11,9 @@ use clap::ValueEnum;
 
 use crate::bench::{self, Bench};
 use crate::report::Report;
+use crate::sabotage;
 use crate::stage::place::Kind::{Postgres, Sqlite};
-use crate::stage::{backends, kill, network, restarts, shutdown, zombie};
+use crate::stage::{backends, kill, network, points, restarts, shutdown, trouble, zombie};
 use subject::Inbox;
 
 /// What is done to the inbox: to its workers, those who receive, and its database.
@@ -35,6 +37,20 @@ pub(crate) enum Test {
     ShutdownSqlite,
     /// The same on Postgres.
     ShutdownPostgres,
+    /// Handlers on SQLite that panic, hang, refuse and answer wrongly.
+    HandlersSqlite,
+    /// The same on Postgres.
+    HandlersPostgres,
+    /// Wall clocks that jump, on SQLite.
+    ClocksSqlite,
+    /// The same on Postgres.
+    ClocksPostgres,
+    /// Death at each named place, on SQLite.
+    PointsSqlite,
+    /// The same on Postgres.
+    PointsPostgres,
+    /// Bugs that the other tests must catch.
+    Planted,
 }
 
 /// Runs the tests, all unless some are named.
@@ -54,6 +70,13 @@ impl Test {
             Self::Network => network::torn::<Inbox>(bench).await,
             Self::ShutdownSqlite => shutdown::stopped::<Inbox>(bench, "shutdown-sqlite", Sqlite).await,
             Self::ShutdownPostgres => shutdown::stopped::<Inbox>(bench, "shutdown-postgres", Postgres).await,
+            Self::HandlersSqlite => trouble::handlers::<Inbox>(bench, "handlers-sqlite", Sqlite).await,
+            Self::HandlersPostgres => trouble::handlers::<Inbox>(bench, "handlers-postgres", Postgres).await,
+            Self::ClocksSqlite => trouble::clocks::<Inbox>(bench, "clocks-sqlite", Sqlite).await,
+            Self::ClocksPostgres => trouble::clocks::<Inbox>(bench, "clocks-postgres", Postgres).await,
+            Self::PointsSqlite => points::points::<Inbox>(bench, "points-sqlite", Sqlite).await,
+            Self::PointsPostgres => points::points::<Inbox>(bench, "points-postgres", Postgres).await,
+            Self::Planted => sabotage::planted(bench, &plants::PLANTS),
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Counts {
     pub(crate) lost: u64,
     pub(crate) reordered: u64,
     pub(crate) stuck: u64,
+    pub(crate) effects: u64,
     passed: bool,
 }
 

@@ -66,10 +66,10 @@ async fn work<S: Effective>(
         let answered = Arc::<Answered>::default();
         let handlers = handlers(&ledger, &answered, Temper::new(rng.fork(), plan), S::effective(effects))?;
         let store = store()?;
-        let (probed, tells) = (store.clone(), Arc::clone(&ledger));
+        let (probed, probes, tells) = (store.clone(), Arc::clone(&ledger), Arc::clone(&ledger));
         probing.spawn(async move {
             loop {
-                probe(&tells, probed.depth(&calls())).await;
+                probe(&probes, probed.depth(&calls())).await;
             }
         });
         let worker = Worker::builder(store, handlers)
@@ -90,7 +90,9 @@ async fn work<S: Effective>(
             .build()?;
         let mut end = end.clone();
         running.spawn(async move {
-            worker.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
+            let summary = worker.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
+            // What was still on its way when the time to drain was over is handled again.
+            tells.say(&[Event::Stopped { unsettled: summary.kept_shards > 0 }]);
         });
     }
     while let Some(ended) = running.join_next().await {

@@ -137,6 +137,18 @@ impl Effects {
         let insert = Sql::new(names, &["insert into {effects} (id) values ($1)"]);
         Self { insert, temper: Temper::new(rng, plan) }
     }
+
+    /// Answers, or does not, when it has written.
+    fn ends(&self, written: bool) -> Verdict<(), Mood> {
+        match self.temper.misdeed() {
+            Some(Misdeed::Panics) => panic!("a handler that panics"),
+            Some(Misdeed::Blocks) => Temper::block(),
+            _ => {}
+        }
+        // Whoever has lost its session fails. None is given up, so that each has one effect.
+        let said = if written { self.temper.says() } else { Said::Again };
+        verdict(if said == Said::Dead { Said::Again } else { said })
+    }
 }
 
 impl TransactionalHandler for Effects {
@@ -146,9 +158,11 @@ impl TransactionalHandler for Effects {
         let id = item(message).map_or(0, |item| item.id);
         self.temper.dawdle().await;
         let written = sqlx::query(self.insert.clone()).bind(id.cast_signed()).execute(tx).await;
+        if self.temper.misdeed() == Some(Misdeed::Hangs) {
+            std::future::pending().await
+        }
         self.temper.dawdle().await;
-        // Whoever has lost its session fails.
-        verdict(if written.is_ok() { self.temper.says() } else { Said::Again })
+        self.ends(written.is_ok())
     }
 }
 
@@ -158,7 +172,7 @@ impl sqlite::TransactionalHandler for Effects {
     fn handle(&self, tx: &rusqlite::Connection, message: &Message, _: &BatchContext) -> Verdict<(), Mood> {
         let id = item(message).map_or(0, |item| item.id);
         let written = tx.execute(self.insert.as_str(), [id.cast_signed()]);
-        verdict(if written.is_ok() { self.temper.says() } else { Said::Again })
+        self.ends(written.is_ok())
     }
 }
 

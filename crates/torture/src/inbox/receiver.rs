@@ -7,6 +7,7 @@ use relaykit_pipeline_traits::{Clock as _, Rng, SystemClock};
 use relaykit_sql_store::Sql;
 use relaykit_sql_store::postgres::sqlx::postgres::PgConnectOptions;
 use relaykit_sql_store::postgres::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection};
+use relaykit_sql_store::torture::crash_point;
 
 use super::child::End;
 use super::stream::{Batch, Stream, routes};
@@ -72,6 +73,7 @@ impl Receiver {
             let (pause, rolls_back) = (self.pause(), self.rng.chance(0.1));
             match way.receive(&self.ledger, &self.stream, &batch, pause, rolls_back).await {
                 Ok(Some(answers)) => {
+                    crash_point("receiver.answered");
                     self.told(&batch, &answers, false);
                     self.next += 1;
                     if self.rng.chance(0.1) {
@@ -165,11 +167,13 @@ impl Way {
                     transaction.execute(business.as_str(), [id])?;
                 }
                 SystemClock::new().sleep(pause / 4).await;
+                crash_point("receiver.stored");
                 if rolls_back {
                     transaction.rollback()?;
                     return Ok(None);
                 }
                 transaction.commit()?;
+                crash_point("receiver.committed");
                 Ok(Some(answers))
             }
             Self::OwnPostgres { options, connection, inbox, business } => {
@@ -202,11 +206,13 @@ async fn in_transaction(
         sqlx::query(business.clone()).bind(id).execute(&mut *transaction).await?;
     }
     SystemClock::new().sleep(pause).await;
+    crash_point("receiver.stored");
     if rolls_back {
         transaction.rollback().await?;
         return Ok(None);
     }
     transaction.commit().await?;
+    crash_point("receiver.committed");
     Ok(Some(answers))
 }
 

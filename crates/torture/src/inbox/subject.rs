@@ -3,12 +3,11 @@ use std::collections::HashSet;
 use relaykit_inbox::postgres::{PgInboxStore, PgSchema};
 use relaykit_inbox::sqlite::SqliteInboxStore;
 use relaykit_inbox::{Depth, InboxStore};
+use relaykit_pipeline_traits::SystemClock;
 
 use super::handlers::CONCURRENCY;
 use super::receiver::IN_TRANSACTIONS;
 use super::stream::{calls, effects};
-use relaykit_pipeline_traits::SystemClock;
-
 use crate::history::{Event, Id};
 use crate::stage::place::{Ground, database, shards};
 use crate::stage::plan::{IDS, Role};
@@ -35,6 +34,14 @@ impl Subject for Inbox {
 
     // A batch of four may take its time while the other three go on.
     const UNSETTLED: usize = CONCURRENCY * 4;
+
+    const PLACES: &'static [(Role, &'static str)] = &[
+        (Role::Work { engines: 1 }, "handle.wrote"),
+        (Role::Work { engines: 1 }, "handle.ended"),
+        (Role::Feed { slot: IN_TRANSACTIONS + 2 }, "receiver.answered"),
+        (Role::Feed { slot: IN_TRANSACTIONS }, "receiver.stored"),
+        (Role::Feed { slot: IN_TRANSACTIONS }, "receiver.committed"),
+    ];
 
     async fn make(ground: &Ground) -> anyhow::Result<Self> {
         let names = ground.names();
