@@ -1,3 +1,4 @@
+mod cancel;
 pub(crate) mod child;
 mod handlers;
 mod plants;
@@ -49,6 +50,10 @@ pub(crate) enum Test {
     PointsSqlite,
     /// The same on Postgres.
     PointsPostgres,
+    /// Futures that are dropped at every poll, on SQLite.
+    CancelSqlite,
+    /// The same on Postgres.
+    CancelPostgres,
     /// Bugs that the other tests must catch.
     Planted,
 }
@@ -76,6 +81,8 @@ impl Test {
             Self::ClocksPostgres => trouble::clocks::<Inbox>(bench, "clocks-postgres", Postgres).await,
             Self::PointsSqlite => points::points::<Inbox>(bench, "points-sqlite", Sqlite).await,
             Self::PointsPostgres => points::points::<Inbox>(bench, "points-postgres", Postgres).await,
+            Self::CancelSqlite => cancel::dropped(bench, "cancel-sqlite", Sqlite).await,
+            Self::CancelPostgres => cancel::dropped(bench, "cancel-postgres", Postgres).await,
             Self::Planted => sabotage::planted(bench, &plants::PLANTS),
         }
     }

@@ -1,4 +1,5 @@
 pub(crate) mod backends;
+pub(crate) mod bystander;
 pub(crate) mod call;
 pub(crate) mod clock;
 pub(crate) mod kill;

@@ -62,41 +62,60 @@ async fn work<S: Effective>(
     let (mut running, mut probing) = (JoinSet::new(), JoinSet::new());
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
-        let effects = Effects::new(&plan.place.names(), rng.fork(), plan);
-        let answered = Arc::<Answered>::default();
-        let handlers = handlers(&ledger, &answered, Temper::new(rng.fork(), plan), S::effective(effects))?;
         let store = store()?;
-        let (probed, probes, tells) = (store.clone(), Arc::clone(&ledger), Arc::clone(&ledger));
+        let (probed, probes) = (store.clone(), Arc::clone(&ledger));
         probing.spawn(async move {
             loop {
                 probe(&probes, probed.depth(&calls())).await;
             }
         });
-        let worker = Worker::builder(store, handlers)
-            .lease(LEASE)
-            .settle_timeout(Duration::from_millis(500))
-            .poll(Duration::from_millis(5), POLL)
-            .drain(Duration::from_millis(500))
-            .clock(clock(plan))
-            .rng(rng.fork())
-            .on_event(move |handler, event| match event {
-                WorkerEvent::LeaseLost { .. } if *handler == calls() => ledger.say(&[Event::Overtaken]),
-                WorkerEvent::Retried { id, .. } if *handler == calls() && answered.failed(item_id(*id)) => {
-                    ledger.say(&[Event::GivenUp { id: item_id(*id) }]);
-                }
-                WorkerEvent::StoreFailed { error } => ledger.say(&[Event::Fault { error: error.clone() }]),
-                _ => {}
-            })
-            .build()?;
+        let worker = worker(store, &ledger, plan, &mut rng, LEASE)?;
         let mut end = end.clone();
         running.spawn(async move {
             let summary = worker.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
             // What was still on its way when the time to drain was over is handled again.
-            tells.say(&[Event::Stopped { unsettled: summary.kept_shards > 0 }]);
+            ledger.say(&[Event::Stopped { unsettled: summary.kept_shards > 0 }]);
         });
     }
     while let Some(ended) = running.join_next().await {
         ended?;
     }
     Ok(())
+}
+
+/// Makes a worker that tells the ledger.
+///
+/// # Errors
+///
+/// If a setting is out of bounds.
+pub(super) fn worker<S: Effective>(
+    store: S,
+    ledger: &Arc<Ledger>,
+    plan: &Plan,
+    rng: &mut Rng,
+    lease: Duration,
+) -> anyhow::Result<Worker<S>> {
+    let effects = Effects::new(&plan.place.names(), rng.fork(), plan);
+    let answered = Arc::<Answered>::default();
+    let temper = Temper::new(rng.fork(), plan);
+    let limit = lease * 5 / 12;
+    let handlers = handlers(ledger, &answered, temper, S::effective(effects), limit)?;
+    let ledger = Arc::clone(ledger);
+    let worker = Worker::builder(store, handlers)
+        .lease(lease)
+        .settle_timeout(limit)
+        .poll(Duration::from_millis(5), POLL)
+        .drain(Duration::from_millis(500))
+        .clock(clock(plan))
+        .rng(rng.fork())
+        .on_event(move |handler, event| match event {
+            WorkerEvent::LeaseLost { .. } if *handler == calls() => ledger.say(&[Event::Overtaken]),
+            WorkerEvent::Retried { id, .. } if *handler == calls() && answered.failed(item_id(*id)) => {
+                ledger.say(&[Event::GivenUp { id: item_id(*id) }]);
+            }
+            WorkerEvent::StoreFailed { error } => ledger.say(&[Event::Fault { error: error.clone() }]),
+            _ => {}
+        })
+        .build()?;
+    Ok(worker)
 }

@@ -34,6 +34,7 @@ pub(super) fn handlers<S: InboxStore>(
     answered: &Arc<Answered>,
     temper: Temper,
     effect: S::Transactional,
+    limit: Duration,
 ) -> anyhow::Result<Handlers<S>> {
     let soon = Duration::from_millis(5);
     let retry = Backoff::fixed(soon).unlimited_attempts().max_hint(soon).build()?;
@@ -42,7 +43,7 @@ pub(super) fn handlers<S: InboxStore>(
     let effects = Registration::transactional(effects(), effect).concurrency(TRANSACTIONS);
     let mut handlers = Handlers::new();
     for registration in [calls, effects] {
-        let registration = registration.on(KIND).ordered().timeout(Duration::from_millis(500));
+        let registration = registration.on(KIND).ordered().timeout(limit);
         handlers.register(registration.retry(retry))?;
     }
     Ok(handlers)

@@ -20,6 +20,7 @@ use crate::history::{Event, Id, Left};
 use crate::item::Item;
 use crate::oracle::Promises;
 use crate::report::Report;
+use crate::stage::bystander::Bystander;
 use crate::stage::ledger::{self, Ledger};
 use crate::stage::place::{Ground, Kind, database, shards};
 use crate::stage::plan::{Plan, Role, Trouble};
@@ -110,15 +111,13 @@ async fn round(bench: Arc<Bench>, seed: u64, kind: Kind) -> anyhow::Result<Round
             let pool = db.pool().max_connections(2).build()?;
             let schema = PgSchema::new(ground.names()).shards(shards()).archive(true);
             schema.migrate(&pool).await?;
-            db.execute("create table {@schema}.noted (number bigint not null)").await;
             let store = PgOutboxStore::new(pool.clone(), &ground.names());
             let archive = PgArchive::new(pool.clone(), &ground.names());
             let tables = Tables::Postgres(schema, pool.clone());
-            let application = Application::new(db, &pool);
+            let application = Application::new(db, &pool).await;
             let methods: Vec<_> = METHODS.into_iter().chain(ON_POSTGRES).collect();
             let trials = case.all(&methods, &store, archive, &tables, Some(&application)).await?;
-            let noted = db.number("select count(*) from {@schema}.noted").await.cast_unsigned();
-            ensure!(noted == trials, "{trials} rows were acknowledged, and {noted} are there");
+            application.bystander.has(trials).await?;
             trials
         }
     };
@@ -160,28 +159,18 @@ struct Application {
     pool: Guarded,
     outbox: PgOutbox,
     business: Sql,
-    note: Sql,
+    bystander: Bystander,
 }
 
 impl Application {
-    fn new(db: &TestPostgres, pool: &Guarded) -> Self {
+    async fn new(db: &TestPostgres, pool: &Guarded) -> Self {
         let names = db.names("t");
         Self {
             pool: pool.clone(),
             outbox: PgOutbox::new(&names, Limits::default()),
             business: Sql::new(&names, &[BUSINESS]),
-            note: Sql::new(&names, &["insert into {@schema}.noted values (1)"]),
+            bystander: Bystander::new(db, pool).await,
         }
-    }
-
-    /// Writes a row in a transaction of its own, which is gone if the connection was lent in one that somebody had left open.
-    async fn note(&self) -> anyhow::Result<()> {
-        let note = self.note.clone();
-        let noted = self.pool.run("write a row", move |connection| {
-            let note = note.clone();
-            Box::pin(async move { Ok(drop(sqlx::query(note).execute(connection).await?)) })
-        });
-        Ok(noted.await?)
     }
 
     async fn add(&self, work: &Work) -> anyhow::Result<()> {
@@ -299,7 +288,7 @@ impl Case<'_> {
         drop(relay);
         self.ledger.say_of(life, &[Event::Killed]);
         if let Some(application) = application {
-            application.note().await?;
+            application.bystander.note().await?;
             let work = self.work(key, 1)?;
             application.add(&work).await?;
         }
