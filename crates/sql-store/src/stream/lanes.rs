@@ -417,7 +417,7 @@ impl Lanes {
         }
         match end {
             End::Lost => return,
-            End::Waits if planted("goes_on_behind_a_failed_one") => lane.taken = None,
+            End::Waits(_) if planted("goes_on_behind_a_failed_one") => lane.taken = None,
             End::Gone => {
                 lane.taken = None;
                 let had_waited = lane.had_waited && key.is_some();

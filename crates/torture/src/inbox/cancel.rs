@@ -96,7 +96,7 @@ async fn round(bench: Arc<Bench>, seed: u64, kind: Kind) -> anyhow::Result<Round
         Ground::Sqlite { file } => {
             let file = database(file, SystemClock::new())?;
             let store = SqliteInboxStore::new(file, &ground.names(), shards());
-            let tables = Tables::Sqlite(store.clone());
+            let tables = Tables::Sqlite(Box::new(store.clone()));
             case.all(&METHODS, &store, &tables, None).await?
         }
         Ground::Postgres { db } => {
@@ -126,7 +126,7 @@ async fn round(bench: Arc<Bench>, seed: u64, kind: Kind) -> anyhow::Result<Round
 
 /// What makes the tables, and looks at them.
 enum Tables {
-    Sqlite(SqliteInboxStore),
+    Sqlite(Box<SqliteInboxStore>),
     Postgres(PgSchema, Guarded),
 }
 

@@ -63,10 +63,10 @@ async fn work<S: Effective>(
     for number in 0..plan.role.lives() {
         let ledger = Arc::new(Ledger::open(&plan.ledger, plan.life + number)?);
         let store = store()?;
-        let (probed, probes) = (store.clone(), Arc::clone(&ledger));
+        let (probed, tells) = (store.clone(), Arc::clone(&ledger));
         probing.spawn(async move {
             loop {
-                probe(&probes, probed.depth(&calls())).await;
+                probe(&tells, probed.depth(&calls())).await;
             }
         });
         let worker = worker(store, &ledger, plan, &mut rng, LEASE)?;

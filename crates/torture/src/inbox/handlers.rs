@@ -160,7 +160,7 @@ impl TransactionalHandler for Effects {
         self.temper.dawdle().await;
         let written = sqlx::query(self.insert.clone()).bind(id.cast_signed()).execute(tx).await;
         if self.temper.misdeed() == Some(Misdeed::Hangs) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         self.temper.dawdle().await;
         self.ends(written.is_ok())

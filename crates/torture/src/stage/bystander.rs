@@ -28,7 +28,7 @@ impl Bystander {
         let note = self.note.clone();
         let noted = self.pool.run("write a row", move |connection| {
             let note = note.clone();
-            Box::pin(async move { Ok(drop(sqlx::query(note).execute(connection).await?)) })
+            Box::pin(async move { sqlx::query(note).execute(connection).await.map(drop) })
         });
         Ok(noted.await?)
     }
