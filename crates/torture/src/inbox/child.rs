@@ -113,7 +113,9 @@ pub(super) fn worker<S: Effective>(
             WorkerEvent::Retried { id, .. } if *handler == calls() && answered.failed(item_id(*id)) => {
                 ledger.say(&[Event::GivenUp { id: item_id(*id) }]);
             }
-            WorkerEvent::StoreFailed { error } => ledger.say(&[Event::Fault { error: error.clone() }]),
+            WorkerEvent::StoreFailed { error } | WorkerEvent::Paused { error, .. } => {
+                ledger.say(&[Event::Fault { error: error.clone() }])
+            }
             _ => {}
         })
         .build()?;

@@ -139,7 +139,9 @@ pub(super) fn relay<S: OutboxStore>(
         .rng(rng.fork())
         .on_event(move |event| match event {
             RelayEvent::LeaseLost { .. } => tells.say(&[Event::Overtaken]),
-            RelayEvent::StoreFailed { error } => tells.say(&[Event::Fault { error: error.clone() }]),
+            RelayEvent::StoreFailed { error } | RelayEvent::Paused { error, .. } => {
+                tells.say(&[Event::Fault { error: error.clone() }])
+            }
             _ => {}
         })
         .build()?;
