@@ -1,11 +1,12 @@
+use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use relaykit_pipeline_traits::{Clock as _, SystemClock};
-use tokio::sync::Semaphore;
+use relaykit_pipeline_traits::{Clock as _, Monotonic, SystemClock};
 use tokio::task::JoinSet;
 
 use crate::history::{self, Event};
@@ -21,6 +22,10 @@ pub(crate) struct Bench {
     pub(crate) seed: u64,
     pub(crate) nightly: bool,
     rounds: Option<u64>,
+    /// How long each test may go on.
+    share: Option<Duration>,
+    /// Since when each does.
+    running: Mutex<BTreeMap<&'static str, Monotonic>>,
     pub(crate) workshop: Workshop,
     /// A folder in memory, if there is one: what the kernel has survives the death of a process, on any file system.
     fast: tempfile::TempDir,
@@ -51,6 +56,7 @@ impl Bench {
         seed: u64,
         nightly: bool,
         rounds: Option<u64>,
+        share: Option<Duration>,
     ) -> anyhow::Result<Arc<Self>> {
         let program = std::env::current_exe()?;
         // The program lies in target/release or beside it.
@@ -60,7 +66,8 @@ impl Bench {
         let memory = Path::new("/dev/shm");
         let fast = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }?;
         let slow = tempfile::tempdir_in(workshop.root())?;
-        Ok(Arc::new(Self { what, seed, nightly, rounds, workshop, fast, slow }))
+        let running = Mutex::default();
+        Ok(Arc::new(Self { what, seed, nightly, rounds, share, running, workshop, fast, slow }))
     }
 
     /// Returns how many rounds a test has in this profile.
@@ -86,7 +93,8 @@ impl Bench {
         Ok(tempfile::tempdir_in(self.slow.path())?)
     }
 
-    /// Runs rounds of a test, several at once, those that failed in former runs first, and judges each.
+    /// Runs rounds of a test, several at once, those that failed in former runs first, and judges each; until its time is over, if
+    /// it has one.
     pub(crate) async fn play<F>(
         self: &Arc<Self>,
         report: &mut Report,
@@ -95,21 +103,42 @@ impl Bench {
     ) where
         F: Future<Output = anyhow::Result<Round>> + Send + 'static,
     {
-        let seeds = self
-            .workshop
-            .failed_seeds(&self.name(report.test))
-            .into_iter()
-            .chain(self.seed..self.seed + rounds);
-        let room = Arc::new(Semaphore::new(AT_ONCE));
+        self.play_while(report, rounds, round, |test| !self.is_over(test)).await;
+    }
+
+    /// Runs rounds of a test as [`play`](Self::play) does, all of them, however long it takes.
+    pub(crate) async fn play_all<F>(
+        self: &Arc<Self>,
+        report: &mut Report,
+        rounds: u64,
+        round: impl Fn(Arc<Self>, u64) -> F,
+    ) where
+        F: Future<Output = anyhow::Result<Round>> + Send + 'static,
+    {
+        self.play_while(report, rounds, round, |_| true).await;
+    }
+
+    async fn play_while<F>(
+        self: &Arc<Self>,
+        report: &mut Report,
+        rounds: u64,
+        round: impl Fn(Arc<Self>, u64) -> F,
+        goes_on: impl Fn(&'static str) -> bool,
+    ) where
+        F: Future<Output = anyhow::Result<Round>> + Send + 'static,
+    {
+        let failed = self.workshop.failed_seeds(&self.name(report.test));
+        let mut seeds = failed.into_iter().chain(self.seed..self.seed + rounds);
         let mut playing = JoinSet::new();
-        for seed in seeds {
-            let (room, playing_round) = (Arc::clone(&room), round(Arc::clone(self), seed));
-            playing.spawn(async move {
-                let _place = room.acquire().await;
-                (seed, playing_round.await)
-            });
-        }
-        while let Some(played) = playing.join_next().await {
+        loop {
+            while playing.len() < AT_ONCE
+                && goes_on(report.test)
+                && let Some(seed) = seeds.next()
+            {
+                let round = round(Arc::clone(self), seed);
+                playing.spawn(async move { (seed, round.await) });
+            }
+            let Some(played) = playing.join_next().await else { break };
             match played {
                 Ok((seed, Ok(round))) => self.judge(report, seed, &round),
                 Ok((seed, Err(error))) => {
@@ -119,6 +148,15 @@ impl Bench {
                 Err(error) => report.fail(format!("a round ended by itself: {error}")),
             }
         }
+    }
+
+    /// Returns whether a test has had its time. It begins when this is asked first.
+    pub(crate) fn is_over(&self, test: &'static str) -> bool {
+        let Some(share) = self.share else { return false };
+        let now = SystemClock::new().monotonic();
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *running.entry(test).or_insert(now);
+        now.since(since) >= share
     }
 
     fn judge(&self, report: &mut Report, seed: u64, round: &Round) {

@@ -74,6 +74,9 @@ struct RunArgs<T: ValueEnum + Send + Sync + 'static> {
     /// So many rounds of each test, instead of what the profile says.
     #[arg(long)]
     rounds: Option<u64>,
+    /// So many minutes in all, shared out among the tests; those that must come everywhere take as long as they need.
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Write the counts to this file, one JSON object a line, a test each.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -117,7 +120,12 @@ fn torture<T: ValueEnum + Send + Sync + 'static>(
     let seed =
         args.seed.unwrap_or_else(|| relaykit_pipeline_traits::Rng::from_entropy().below(1_000_000_000));
     println!("seed {seed}");
-    let bench = bench::Bench::new(what, seed, args.profile == Profile::Nightly, args.rounds)?;
+    let tests = if args.only.is_empty() { T::value_variants().len() } else { args.only.len() };
+    let share = args.minutes.map(|minutes| {
+        std::time::Duration::from_secs(minutes * 60) / u32::try_from(tests).unwrap_or(u32::MAX)
+    });
+    let nightly = args.profile == Profile::Nightly;
+    let bench = bench::Bench::new(what, seed, nightly, args.rounds, share)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let reports = runtime.block_on(run(&bench, &args.only));
     println!("{}", report::table(&reports));

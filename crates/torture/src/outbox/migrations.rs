@@ -31,6 +31,9 @@ pub(crate) async fn torn(bench: &Arc<Bench>) -> Report {
         return report;
     }
     for seed in bench.seed..bench.seed + bench.rounds(6, 300) {
+        if bench.is_over(report.test) {
+            break;
+        }
         for result in [on_postgres(seed).await, on_sqlite(bench, seed).await] {
             match result {
                 Ok(trials) => report.trials += trials,

@@ -50,6 +50,9 @@ pub(crate) async fn flipped(bench: &Arc<Bench>) -> Report {
     let mut silent_in_log = (0, 0);
     let (mut noticed, mut nothing, mut held_back) = (0, 0, 0);
     for seed in bench.seed..bench.seed + bench.rounds(13, 1_600) {
+        if bench.is_over(report.test) {
+            break;
+        }
         // Every fourth was left by a crash, with its log.
         let crashed = seed.is_multiple_of(4);
         let whole = match make(bench, seed, crashed).await {

@@ -39,11 +39,11 @@ pub(crate) async fn points(bench: &Arc<Bench>) -> Report {
             return report;
         }
     };
-    let visits = bench.rounds(20, 1_000);
+    let visits = bench.rounds(20, 300);
     for point in POINTS {
         let (program, before) = (program.clone(), report.trials);
         bench
-            .play(&mut report, visits, move |bench, seed| {
+            .play_all(&mut report, visits, move |bench, seed| {
                 let start = Start { program: program.clone(), under: Vec::new(), environment: Vec::new() };
                 dies_at(bench, seed, point, start)
             })

@@ -48,6 +48,9 @@ pub(crate) async fn cut(bench: &Arc<Bench>) -> Report {
         return report;
     }
     for seed in bench.seed..bench.seed + bench.rounds(4, 500) {
+        if bench.is_over(report.test) {
+            break;
+        }
         if let Err(error) = full(bench, seed, &mut report).await {
             report.fail(format!("{error:#}; {}", bench.failed("power", seed)));
         }

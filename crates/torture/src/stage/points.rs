@@ -67,10 +67,10 @@ pub(crate) async fn points<S: Subject>(bench: &Arc<Bench>, test: &'static str, k
     let deaths: Deaths = Arc::new(Mutex::new(places.iter().map(|(_, place)| (*place, 0)).collect()));
     let start = Start { program, under: Vec::new(), environment: Vec::new() };
     // Now and then one is killed before it comes there.
-    let rounds = bench.rounds(DEATHS + 4, 1_000);
+    let rounds = bench.rounds(DEATHS + 4, 60);
     let counted = Arc::clone(&deaths);
     bench
-        .play(&mut report, rounds, move |bench, seed| {
+        .play_all(&mut report, rounds, move |bench, seed| {
             round::<S>(bench, seed, kind, start.clone(), Arc::clone(&counted))
         })
         .await;
