@@ -52,7 +52,7 @@ enum Bench {
     Barrier,
     /// The batcher beside bare channels and the batch-aint-one crate.
     Batch,
-    /// The inbox on Postgres and SQLite beside plain inserts and deletes.
+    /// The inbox on Postgres and SQLite beside plain inserts and deletes, and two crates of its kind.
     Inbox,
     /// The outbox on Postgres and SQLite beside plain inserts and deletes, and three crates of its kind.
     Outbox,

@@ -20,6 +20,9 @@ const RECEIVED: [&str; 3] = ["1x1", "1x8", "100x1"];
 const PLAIN: [&str; 4] = ["1x16", "1x1000", "3x16", "3x1000"];
 const TRANSACTIONAL: [&str; 2] = ["1x4", "3x4"];
 
+/// What peers handle, too.
+const HANDLED: &str = "plain/1x16";
+
 /// Lists what the inbox is measured by: messages of 1 KB with a thousand keys, of which, when they are received, each fifth came
 /// before; and handlers that do nothing.
 ///
@@ -28,6 +31,11 @@ const TRANSACTIONAL: [&str; 2] = ["1x4", "3x4"];
 /// a worker settles at once, from a table of the same columns; there each handler has a table's row of its own. Transactional
 /// handling is compared with as many loops as there are calls at a time (one on SQLite, where one writes at a time), that lock one row,
 /// read and delete it, in a transaction each. Memory is compared with 100 bytes in each message.
+///
+/// Peers receive as many of the same messages, in transactions of their own making, and handle a backlog with one worker and as many at
+/// a time; their time ends with the last call, ours when the worker has stopped. `graphile_worker` has jobs whose keys are the messages'
+/// ids: it knows an id for as long as its job is there. `obix` has an inbox, which keeps what was handled. Neither compares what comes
+/// under a known id.
 pub(super) fn lines() -> Vec<Line> {
     let mut lines = Vec::new();
     lines.extend(RECEIVED.map(|size| against_raw("", &format!("receive/{size}"), OF_AN_INSERT)));
@@ -43,6 +51,10 @@ pub(super) fn lines() -> Vec<Line> {
     lines.extend(PLAIN.map(|size| against_raw("sqlite/", &format!("plain/{size}"), OF_DELETED_PAGES)));
     let transactional = TRANSACTIONAL.map(|size| format!("transactional/{size}"));
     lines.extend(transactional.map(|case| against_raw("sqlite/", &case, OF_A_TRANSACTION)));
+    for peer in [Probe::GRAPHILE_WORKER, Probe::OBIX] {
+        let cases = RECEIVED.map(|size| format!("receive/{size}")).into_iter().chain([HANDLED.to_owned()]);
+        lines.extend(cases.map(|case| Line::against_peer(inbox(&format!("ours/{case}")), peer, &case)));
+    }
     lines
 }
 

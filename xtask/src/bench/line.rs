@@ -1,3 +1,6 @@
+/// How many times as fast as the fastest of its kind it is at least.
+const OF_A_PEER: f64 = 1.0;
+
 /// One line of a bench: a case of ours, what it is compared with, and what we want.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Line {
@@ -47,6 +50,12 @@ impl Line {
         Self { name: name.into(), ours, reference: Some(reference), target, better, most_rounds: None }
     }
 
+    /// Makes a line that compares a case with one of a crate of its kind, one round: they are slow.
+    pub(super) fn against_peer(ours: Case, peer: Probe, reference: &str) -> Self {
+        let name = format!("{reference}-vs-{}", peer.name());
+        Self::ratio(name, ours, peer.case(reference), Better::Higher, OF_A_PEER).at_most_rounds(1)
+    }
+
     /// Makes a line whose value must not exceed `target`.
     pub(super) fn at_most(name: impl Into<String>, ours: Case, target: f64) -> Self {
         Self { name: name.into(), ours, reference: None, target, better: Better::Lower, most_rounds: None }
@@ -65,6 +74,9 @@ impl Line {
 }
 
 impl Probe {
+    pub(super) const GRAPHILE_WORKER: Self = Self::Peer("graphile_worker");
+    pub(super) const OBIX: Self = Self::Peer("obix");
+
     /// Returns what a line calls it.
     pub(super) const fn name(self) -> &'static str {
         match self {

@@ -6,8 +6,6 @@ use super::line::Better::{Higher, Lower};
 use super::line::{Case, Line, Probe};
 use super::measure::{LineResult, Side};
 
-const GRAPHILE_WORKER: Probe = Probe::Peer("graphile_worker");
-const OBIX: Probe = Probe::Peer("obix");
 const OUTBOX_POSTGRES: Probe = Probe::Peer("outbox-postgres");
 
 /// How many messages are sent at once.
@@ -33,9 +31,6 @@ const LATENCY: f64 = 10_000.0;
 
 /// The same where the producer is another process, and the server tells the relay.
 const NOTIFIED: f64 = 50_000.0;
-
-/// How many times as fast as the fastest of its kind it is at least.
-const OF_A_PEER: f64 = 1.0;
 
 /// Lists what the outbox is measured by: messages of 100 bytes with a thousand keys, and a sender that does nothing.
 ///
@@ -87,13 +82,13 @@ pub(super) fn lines() -> Vec<Line> {
         on_sqlite("drain/100x2", OF_DELETED_PAGES).at_most_rounds(2),
     ]);
     for (peer, drains) in [
-        (GRAPHILE_WORKER, &["drain/any", "drain/keys"][..]),
-        (OBIX, &["drain/100"]),
+        (Probe::GRAPHILE_WORKER, &["drain/any", "drain/keys"][..]),
+        (Probe::OBIX, &["drain/100"]),
         (OUTBOX_POSTGRES, &["drain/100"]),
     ] {
-        lines.push(against_peer("add/1x1", peer, "add/1"));
-        lines.push(against_peer("add/100x1", peer, "add/100"));
-        lines.extend(drains.iter().map(|drain| against_peer("drain/100x1", peer, drain)));
+        lines.push(Line::against_peer(ours("add/1x1"), peer, "add/1"));
+        lines.push(Line::against_peer(ours("add/100x1"), peer, "add/100"));
+        lines.extend(drains.iter().map(|drain| Line::against_peer(ours("drain/100x1"), peer, drain)));
     }
     lines
 }
@@ -146,12 +141,6 @@ fn against_raw(case: &str, better: super::line::Better, target: f64) -> Line {
 fn on_sqlite(case: &str, target: f64) -> Line {
     let [ours, raw] = ["ours", "raw"].map(|side| outbox(&format!("sqlite/{side}/{case}")));
     Line::ratio(format!("sqlite/{case}"), ours, raw, Higher, target)
-}
-
-/// Compares with a crate of its kind, one round: they are slow.
-fn against_peer(case: &str, peer: Probe, reference: &str) -> Line {
-    let name = format!("{reference}-vs-{}", peer.name());
-    Line::ratio(name, ours(case), peer.case(reference), Higher, OF_A_PEER).at_most_rounds(1)
 }
 
 fn ours(case: &str) -> Case {

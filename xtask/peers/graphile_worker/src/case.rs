@@ -1,19 +1,20 @@
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use graphile_worker::{
     Database, IntoTaskHandlerResult, JobSpec, LocalQueueConfig, RawJobSpec, TaskHandler, WorkerContext,
     WorkerOptions, WorkerUtils,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::receiving;
 use crate::workload::stopwatch::Stopwatch;
 use crate::workload::{Arrivals, KEYS, Measurement, Throwaway, added, drained, payload};
 
-const SCHEMA: &str = "graphile_worker";
+pub(crate) const SCHEMA: &str = "graphile_worker";
 
 /// How many jobs are taken at once: as many as our relay reads for a batch.
-const TAKEN: usize = 100;
+pub(crate) const TAKEN: usize = 100;
 
 /// How many jobs run at once, as in the crate's own benches.
 const CONCURRENCY: usize = 8;
@@ -23,6 +24,7 @@ const FILLED: usize = 1_000;
 
 /// Runs a case once, by its name: `add/1` and `add/100` add as many jobs by a call, which is a transaction of its own. `drain/any`
 /// works a backlog off, each job when it comes. `drain/keys` has a named queue for each key, which the crate works off one by one.
+/// `receive/MANYxCONNECTIONS` adds jobs whose keys are the ids of messages, and `plain/1x16` works such a backlog off.
 ///
 /// # Errors
 ///
@@ -37,7 +39,8 @@ pub(crate) async fn measure(case: &str) -> anyhow::Result<Measurement> {
         "add/100" => add(case, &utils, 50_000, 100).await,
         "drain/any" => drain(case, &utils, pool, 100_000, false).await,
         "drain/keys" => drain(case, &utils, pool, 20_000, true).await,
-        _ => bail!("no case is named {case:?}"),
+        "plain/1x16" => receiving::handle(case, utils, pool).await,
+        _ => receiving::receive(case, &database.pool, utils).await,
     };
     database.remove().await?;
     measured

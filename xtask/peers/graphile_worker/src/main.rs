@@ -1,8 +1,11 @@
-//! What `cargo xtask bench outbox` measures of the graphile_worker crate: `graphile_worker-probe measure CASE` runs a case once and prints
-//! one JSON object with `case`, `value` and `unit`, and the settings as further keys.
+//! What `cargo xtask bench outbox` and `cargo xtask bench inbox` measure of the graphile_worker crate: `graphile_worker-probe measure CASE`
+//! runs a case once and prints one JSON object with `case`, `value` and `unit`, and the settings as further keys.
 #![allow(clippy::print_stdout, reason = "a probe answers on standard output")]
 
 mod case;
+#[path = "../../../bench/src/workload/inbox/peer.rs"]
+mod inbox;
+mod receiving;
 #[path = "../../../bench/src/workload/outbox/peer.rs"]
 mod workload;
 

@@ -1,4 +1,4 @@
-use anyhow::{Context, bail};
+use anyhow::Context;
 use job::{JobSvcConfig, JobType, Jobs};
 use obix::{
     EventCtx, EventDelivery, FlushOp, Handled, InsertOrder, MailboxConfig, OutboxEventJobConfig,
@@ -7,6 +7,7 @@ use obix::{
 use serde::{Deserialize, Serialize};
 
 use crate::migrate::migrate;
+use crate::receiving;
 use crate::workload::stopwatch::Stopwatch;
 use crate::workload::{Arrivals, Measurement, Throwaway, added, drained, payload};
 
@@ -18,19 +19,23 @@ const BATCH: usize = 100;
 
 /// Runs a case once, by its name: `add/1` and `add/100` add as many messages in a transaction, `drain/100` hands a backlog to a
 /// single subscriber, in the order of all messages, and moves its checkpoint on after each hundred. Nothing is removed.
+/// `receive/MANYxCONNECTIONS` persists events in the inbox, and `plain/1x16` handles a backlog of it.
 ///
 /// # Errors
 ///
 /// No case has this name, or the run fails.
 pub(crate) async fn measure(case: &str) -> anyhow::Result<Measurement> {
-    let database = Throwaway::new(16).await?;
+    // An event in the inbox is handled by a job of its own, of which each has a connection.
+    let connections = if case.starts_with("plain/") { 64 } else { 16 };
+    let database = Throwaway::new(connections).await?;
     migrate(&database.pool, env!("MIGRATIONS")).await?;
     let outbox = Outbox::<Sent>::init(&database.pool, MailboxConfig::builder().build()).await?;
     let measured = match case {
         "add/1" => add(case, &outbox, 6_000, 1).await,
         "add/100" => add(case, &outbox, 50_000, 100).await,
         "drain/100" => drain(case, &database, &outbox, 100_000).await,
-        _ => bail!("no case is named {case:?}"),
+        "plain/1x16" => receiving::handle(case, &database.pool).await,
+        _ => receiving::receive(case, &database.pool).await,
     };
     drop(outbox);
     database.remove().await?;

@@ -1,9 +1,12 @@
-//! What `cargo xtask bench outbox` measures of the obix crate: `obix-probe measure CASE` runs a case once and prints
-//! one JSON object with `case`, `value` and `unit`, and the settings as further keys.
+//! What `cargo xtask bench outbox` and `cargo xtask bench inbox` measure of the obix crate: `obix-probe measure CASE`
+//! runs a case once and prints one JSON object with `case`, `value` and `unit`, and the settings as further keys.
 #![allow(clippy::print_stdout, reason = "a probe answers on standard output")]
 
 mod case;
+#[path = "../../../bench/src/workload/inbox/peer.rs"]
+mod inbox;
 mod migrate;
+mod receiving;
 #[path = "../../../bench/src/workload/outbox/peer.rs"]
 mod workload;
 

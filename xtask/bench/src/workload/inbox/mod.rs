@@ -1,6 +1,6 @@
 //! What the inbox costs, beside plain statements that write, or delete, as many rows of the same columns.
 
-mod count;
+mod common;
 mod incoming;
 mod memory;
 mod postgres;

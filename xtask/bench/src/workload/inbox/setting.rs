@@ -3,6 +3,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 
 use super::THREADS;
+use super::common::{BYTES, HANDLED, received};
 use crate::workload::Measurement;
 
 /// What is measured, and of how much.
@@ -50,16 +51,12 @@ impl Setting {
     /// Returns how many messages there are. Slow settings have fewer, so that they take a few seconds.
     pub(super) const fn messages(&self) -> u32 {
         match (self.work, self.on) {
-            (Work::Receive, On::Postgres) => match (self.many, self.at_once) {
-                (1, 1) => 5_000,
-                (1, _) => 20_000,
-                _ => 100_000,
-            },
+            (Work::Receive, On::Postgres) => received(self.many, self.at_once),
             (Work::Receive, On::Sqlite) => match self.many {
                 1 => 10_000,
                 _ => 100_000,
             },
-            (Work::Plain, _) if self.at_once < 100 => 20_000,
+            (Work::Plain, _) if self.at_once < 100 => HANDLED,
             (Work::Plain, _) => 100_000 / self.many,
             (Work::Transactional, On::Postgres) => 10_000 / self.many,
             (Work::Transactional, On::Sqlite) => 5_000 / self.many,
@@ -84,7 +81,7 @@ impl Setting {
     pub(super) const fn bytes(&self) -> usize {
         match self.work {
             Work::Memory => 100,
-            _ => 1_024,
+            _ => BYTES,
         }
     }
 

@@ -9,7 +9,7 @@ use relaykit_sql_store::Wake;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::count::Count;
+use super::common::Count;
 use super::incoming::{KIND, keys};
 use super::setting::{Setting, Work};
 use super::stopwatch::Stopwatch;

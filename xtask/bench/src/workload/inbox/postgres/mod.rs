@@ -13,7 +13,7 @@ use relaykit_inbox::{Limits, postgres::PgInbox};
 use relaykit_pipeline_traits::{BatchContext, Message, Verdict};
 use sqlx::{Connection, PgConnection};
 
-use super::count::Count;
+use super::common::{Count, new_ones};
 use super::incoming::{Incoming, routes, scope};
 use super::setting::{Setting, Side, Work};
 use super::stopwatch::Stopwatch;
@@ -50,7 +50,7 @@ pub(super) async fn receive(case: &str, setting: &Setting) -> anyhow::Result<Mea
     let stopwatch = Stopwatch::start();
     produce(load).await?;
     let rate = f64::from(load.items) / stopwatch.elapsed().as_secs_f64();
-    database.check_received(setting.side, Incoming::new_ones(load.items)).await?;
+    database.check_received(setting.side, new_ones(load.items)).await?;
     if let Some(database) = Arc::into_inner(database) {
         database.server.clean().await;
     }

@@ -9,7 +9,7 @@ use relaykit_inbox::sqlite::TransactionalHandler;
 use relaykit_inbox::sqlite::rusqlite::{Connection, TransactionBehavior};
 use relaykit_pipeline_traits::{BatchContext, Message, Verdict};
 
-use super::count::Count;
+use super::common::{Count, new_ones};
 use super::incoming::{Incoming, routes, scope};
 use super::setting::{Setting, Side};
 use super::stopwatch::Stopwatch;
@@ -59,7 +59,7 @@ pub(super) fn receive(case: &str, setting: &Setting) -> anyhow::Result<Measureme
     let stopwatch = Stopwatch::start();
     receive(setting.messages())?;
     let rate = f64::from(setting.messages()) / stopwatch.elapsed().as_secs_f64();
-    file.check_received(setting.side, Incoming::new_ones(setting.messages()))?;
+    file.check_received(setting.side, new_ones(setting.messages()))?;
     Ok(Measurement::new(case, rate, "messages/s"))
 }
 

@@ -5,7 +5,7 @@ use tokio::sync::Notify;
 
 /// Counts what was handled.
 #[derive(Debug, Clone)]
-pub(super) struct Count(Arc<Inner>);
+pub(crate) struct Count(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -15,24 +15,24 @@ struct Inner {
 }
 
 impl Count {
-    pub(super) fn new(wanted: u64) -> Self {
+    pub(crate) fn new(wanted: u64) -> Self {
         Self(Arc::new(Inner { wanted, count: AtomicU64::new(0), complete: Notify::new() }))
     }
 
-    pub(super) fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         if self.0.count.fetch_add(count, Ordering::Relaxed) + count >= self.0.wanted {
             self.0.complete.notify_one();
         }
     }
 
     /// Waits for the last one.
-    pub(super) async fn complete(&self) {
+    pub(crate) async fn complete(&self) {
         while self.get() < self.0.wanted {
             self.0.complete.notified().await;
         }
     }
 
-    pub(super) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.count.load(Ordering::Relaxed)
     }
 
@@ -41,7 +41,7 @@ impl Count {
     /// # Errors
     ///
     /// It is less, or more.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
         let (count, wanted) = (self.get(), self.0.wanted);
         anyhow::ensure!(count == wanted, "{count} were handled, not {wanted}");
         Ok(())
