@@ -4,9 +4,18 @@ use sha2::{Digest as _, Sha256};
 
 /// Returns the shard of a message: that of its key or, if it has none, of its id.
 pub(crate) fn shard_of(shards: Shards, message: &Message) -> Shard {
+    by_key(message, |key| shards.of(key))
+}
+
+/// Returns the number of which the shard of a message is the remainder.
+pub(crate) fn head_of(message: &Message) -> u32 {
+    by_key(message, Shards::head)
+}
+
+fn by_key<T>(message: &Message, of: impl FnOnce(&[u8]) -> T) -> T {
     match message.ordering_key() {
-        Some(key) => shards.of(key.as_str().as_bytes()),
-        None => shards.of(message.id().to_string().as_bytes()),
+        Some(key) => of(key.as_str().as_bytes()),
+        None => of(message.id().to_string().as_bytes()),
     }
 }
 

@@ -6,13 +6,13 @@
 //! has a row for each handler that has yet to handle one, `<prefix>_dead` the dead letters, `<prefix>_shards` and
 //! `<prefix>_members` the workers' leases, `<prefix>_schema` the version. [`PgSchema`] makes them.
 //!
-//! Receiving a message is one statement, which writes it and its deliveries; handling it deletes the delivery. In your own transaction
+//! Receiving a message is one call, which writes it and its deliveries, or says what is known under its id; handling it deletes the delivery. In your own transaction
 //! it is [`PgInbox`] that receives.
 //!
 //! # Functions
 //!
 //! `<prefix>_shard_of(key bytea) returns int` computes a shard, of the UTF-8 of the ordering key, or of the id's text where there
-//! is none. `<prefix>_known`, `<prefix>_page`, `<prefix>_settle`, `<prefix>_suspect` and `<prefix>_finish` are for this crate; their parameters may
+//! is none. `<prefix>_receive`, `<prefix>_receive_all`, `<prefix>_known`, `<prefix>_page`, `<prefix>_settle`, `<prefix>_suspect` and `<prefix>_finish` are for this crate; their parameters may
 //! change.
 //!
 //! # Privileges

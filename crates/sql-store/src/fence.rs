@@ -25,3 +25,6 @@ pub const FENCE: &str = "with fence as (
 ///
 /// It computes what [`Shards::of`](crate::Shards::of) does. For a key that is text, pass `convert_to(key, 'UTF8')`.
 pub const SHARD_OF: &str = "(('x' || pg_catalog.encode(substring(pg_catalog.sha256(key) from 1 for 4), 'hex'))::bit(32)::bigint % {#shards})::int";
+
+/// The same of a [head](crate::Shards::head), a `bigint` that is called `head`.
+pub const SHARD_OF_HEAD: &str = "(head % {#shards})::int";

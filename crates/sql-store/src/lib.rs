@@ -34,7 +34,7 @@ mod wake;
 pub use error::{DriverError, SchemaError, StoreError, error_chain};
 pub use error_text::error_text;
 #[cfg(feature = "leases")]
-pub use fence::{FENCE, SHARD_OF};
+pub use fence::{FENCE, SHARD_OF, SHARD_OF_HEAD};
 pub use ident::{Ident, InvalidIdent, MAX_IDENT_BYTES, MAX_PREFIX_BYTES, Names};
 #[cfg(feature = "leases")]
 pub use lease::{

@@ -75,10 +75,15 @@ impl Shards {
     /// ```
     #[must_use]
     pub fn of(self, key: &[u8]) -> Shard {
-        let digest = Sha256::digest(key);
-        let head = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
         // A remainder is below its divisor, which is a u16.
-        Shard(u16::try_from(head % u32::from(self.0)).unwrap_or_default())
+        Shard(u16::try_from(Self::head(key) % u32::from(self.0)).unwrap_or_default())
+    }
+
+    /// Returns the number of which the shard of a key is the remainder, for those who do not know how many shards there are.
+    #[must_use]
+    pub fn head(key: &[u8]) -> u32 {
+        let digest = Sha256::digest(key);
+        u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
     }
 }
 

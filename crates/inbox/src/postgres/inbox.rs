@@ -55,7 +55,7 @@ impl PgInbox {
     }
 
     /// Receives a message, in the transaction that is open on this connection: it is stored unless its id is known, and handled if,
-    /// and after, that commits. It is one round trip, and two if the id is known.
+    /// and after, that commits. It is one round trip.
     ///
     /// If another transaction receives the same id at this moment, this waits for its end.
     ///
@@ -77,8 +77,7 @@ impl PgInbox {
         answers.into_iter().collect::<Result<Vec<_>, _>>()?.pop().ok_or_else(|| busy().into())
     }
 
-    /// Receives messages in their order, at most [`MAX_ADDED`](crate::MAX_ADDED), and answers each. It is one round trip unless one
-    /// of the ids is known.
+    /// Receives messages in their order, at most [`MAX_ADDED`](crate::MAX_ADDED), and answers each. It is one round trip.
     ///
     /// One that conflicts is left out, and keeps no other from being stored.
     ///

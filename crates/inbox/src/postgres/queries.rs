@@ -1,55 +1,90 @@
 // Statements that read tables are functions with settings for the planner, as `BY_INDEX` says; those that only insert have
 // nothing that could be planned badly.
 
-/// Stores a message with its deliveries, unless its id is known; then it returns no row.
-///
-/// `$3` is what its shard is computed from. Its handlers are `$10`, and `$11` says which of them keep order.
-pub(super) const RECEIVE_ONE: &str = "with stored as (
-    insert into {messages}
-      (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, digest, handlers)
-    values ($1, $2, {shard_of}($3::bytea), $4, $5::text, $6, $7, $8, $9, $10::text[])
-    on conflict (scope, message_id) do nothing
-    returning seq, shard
-),
-led as (
-    insert into {deliveries} (shard, handler, message_seq, ordering_key)
-    select s.shard, r.handler, s.seq, case when r.ordered then $5::text end
-    from stored s cross join rows from (pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bool[])) as r(handler, ordered)
-)
-select seq from stored";
+pub(super) const CREATE_RECEIVE_ONE: &str =
+    "create function {receive}(text, uuid, bigint, text, text, bytea, text, timestamptz, bytea, text[], bool[])
+    returns table (out_id uuid, out_digest bytea)";
 
-/// Stores messages in their order with their deliveries, but for those whose ids are known; returns the ids of the others.
-pub(super) const RECEIVE_ALL: &str = "with routes as materialized (
-    select * from rows from
-      (pg_catalog.unnest($9::text[]), pg_catalog.unnest($10::text[]), pg_catalog.unnest($11::bool[]))
-      with ordinality as r(kind, handler, ordered, n)
-),
-stored as (
-    insert into {messages}
-      (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, digest, handlers)
-    select $1, a.message_id, {shard_of}(pg_catalog.convert_to(coalesce(a.ordering_key, a.message_id::text), 'UTF8')),
-      a.kind, a.ordering_key, a.payload, a.headers, a.occurred_at, a.digest,
-      array(select r.handler from routes r where r.kind = a.kind order by r.n)
-    from rows from (
-        pg_catalog.unnest($2::uuid[]), pg_catalog.unnest($3::text[]), pg_catalog.unnest($4::text[]),
-        pg_catalog.unnest($5::bytea[]), pg_catalog.unnest($6::text[]), pg_catalog.unnest($7::timestamptz[]),
-        pg_catalog.unnest($8::bytea[])
-      ) with ordinality as a(message_id, kind, ordering_key, payload, headers, occurred_at, digest, n)
-    order by a.n
-    on conflict (scope, message_id) do nothing
-    returning seq, message_id, shard, kind, ordering_key
-),
-led as (
-    insert into {deliveries} (shard, handler, message_seq, ordering_key)
-    select s.shard, r.handler, s.seq, case when r.ordered then s.ordering_key end
-    from stored s join routes r on r.kind = s.kind order by s.seq, r.n
-)
-select message_id from stored";
+/// Stores a message with its deliveries, and returns its id; with the digest of the one that is there, if the id is known. No row, if that
+/// has been forgotten in between. `$3` is the [head](relaykit_sql_store::Shards::head) of its shard. Its handlers are `$10`,
+/// and `$11` says which of them keep order.
+///
+/// What is known is looked up by a statement of its own, which sees what was committed while the insert waited. A function,
+/// so that it is one round trip all the same.
+pub(super) const RECEIVE_ONE: &str = " language plpgsql volatile security invoker as $relaykit_fn$
+declare
+  new_seq bigint;
+  its_shard int;
+begin
+  insert into {messages}
+    (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, digest, handlers)
+  values ($1, $2, {shard_of}($3), $4, $5, $6, $7, $8, $9, $10)
+  on conflict (scope, message_id) do nothing
+  returning seq, shard into new_seq, its_shard;
+  if new_seq is null then
+    return query select k.* from {known}($1, array[$2]) as k;
+    return;
+  end if;
+  insert into {deliveries} (shard, handler, message_seq, ordering_key)
+  select its_shard, r.handler, new_seq, case when r.ordered then $5 end
+  from rows from (pg_catalog.unnest($10), pg_catalog.unnest($11)) as r(handler, ordered);
+  return query select $2, null::bytea;
+end $relaykit_fn$;
+";
+
+pub(super) const CALL_RECEIVE_ONE: &str =
+    "select * from {receive}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+
+pub(super) const CREATE_RECEIVE_ALL: &str = "create function {receive_all}(
+      text, uuid[], bigint[], text[], text[], bytea[], text[], timestamptz[], bytea[], text[], text[], bool[]
+    ) returns table (out_id uuid, out_digest bytea)";
+
+/// Stores messages in their order, as [`RECEIVE_ONE`] does one. `$10` to `$12` are routes.
+pub(super) const RECEIVE_ALL: &str = " language plpgsql volatile security invoker as $relaykit_fn$
+declare
+  new_ids uuid[];
+begin
+  with routes as materialized (
+      select * from rows from (pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12))
+        with ordinality as r(kind, handler, ordered, n)
+  ),
+  kinds as materialized (
+      select r.kind, pg_catalog.array_agg(r.handler order by r.n) as handlers from routes r group by r.kind
+  ),
+  stored as (
+      insert into {messages}
+        (scope, message_id, shard, kind, ordering_key, payload, headers, occurred_at, digest, handlers)
+      select $1, a.message_id, {shard_of}(a.head), a.kind, a.ordering_key, a.payload, a.headers, a.occurred_at, a.digest,
+        coalesce(k.handlers, '{}')
+      from rows from (
+          pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6),
+          pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9)
+        ) with ordinality as a(message_id, head, kind, ordering_key, payload, headers, occurred_at, digest, n)
+      left join kinds k on k.kind = a.kind
+      order by a.n
+      on conflict (scope, message_id) do nothing
+      returning seq, message_id, shard, kind, ordering_key
+  ),
+  led as (
+      insert into {deliveries} (shard, handler, message_seq, ordering_key)
+      select s.shard, r.handler, s.seq, case when r.ordered then s.ordering_key end
+      from stored s join routes r on r.kind = s.kind order by s.seq, r.n
+  )
+  select coalesce(pg_catalog.array_agg(s.message_id), '{}') into new_ids from stored s;
+  return query select n.id, null::bytea from pg_catalog.unnest(new_ids) as n(id);
+  if pg_catalog.cardinality(new_ids) < pg_catalog.cardinality($2) then
+    return query select k.* from {known}(
+      $1, array(select a.id from pg_catalog.unnest($2) as a(id) where a.id <> all (new_ids))
+    ) as k;
+  end if;
+end $relaykit_fn$;
+";
+
+pub(super) const CALL_RECEIVE_ALL: &str =
+    "select * from {receive_all}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 
 pub(super) const CREATE_KNOWN: &str =
     "create function {known}(text, uuid[]) returns table (out_id uuid, out_digest bytea)";
-
-pub(super) const CALL_KNOWN: &str = "select * from {known}($1, $2)";
 
 /// Looks up the digests of the messages whose ids are there.
 pub(super) const KNOWN: &str =

@@ -5,10 +5,11 @@ use relaykit_sql_store::message::write_headers;
 use relaykit_sql_store::postgres::row::message_id;
 use relaykit_sql_store::postgres::{PgTimestamp, PgUuid, Statement};
 use relaykit_sql_store::{Names, Sql, StoreError};
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::queries;
-use crate::content::digest_of;
+use crate::content::{digest_of, head_of};
 use crate::name::Scope;
 use crate::received::{IdConflict, Received};
 use crate::routes::{Route, Routes};
@@ -26,7 +27,6 @@ pub(super) type Answers = Vec<Result<Received, IdConflict>>;
 pub(super) struct Receiving {
     one: Statement,
     all: Statement,
-    known: Statement,
 }
 
 impl Receiving {
@@ -34,11 +34,7 @@ impl Receiving {
     pub(super) fn new(names: &Names, statement: impl Fn(Sql) -> Statement) -> Self {
         let names = names.on_postgres();
         let sql = |text| statement(Sql::new(&names, &[text]));
-        Self {
-            one: sql(queries::RECEIVE_ONE),
-            all: sql(queries::RECEIVE_ALL),
-            known: sql(queries::CALL_KNOWN),
-        }
+        Self { one: sql(queries::CALL_RECEIVE_ONE), all: sql(queries::CALL_RECEIVE_ALL) }
     }
 
     /// Stores those whose ids are not known, and answers each; `None` if ids come and go.
@@ -54,21 +50,21 @@ impl Receiving {
         let mut left = first_of_each_id(&contents);
         let (mut stored, mut known) = (HashMap::new(), HashMap::new());
         for _ in 0..MAX_TRIES {
-            let new = match left[..] {
-                [] => HashSet::new(),
+            let Found { new, there } = match left[..] {
+                [] => Found::default(),
                 [content] => self.store_one(conn, scope, content, routes.of(content.message.kind())).await?,
                 _ => self.store_all(conn, scope, &left, routes).await?,
             };
             let is_new = |content: &&Content<'_>| new.contains(&content.message.id());
             stored.extend(left.extract_if(.., |content| is_new(&&**content)).map(id_and_digest));
+            known.extend(there);
+            // Those that are not there now have been forgotten since.
+            left.retain(|content| !known.contains_key(&content.message.id()));
             if left.is_empty() {
                 return Ok(Some(answers(scope, &contents, stored, &known)));
             }
-            // Those that are not there now have been forgotten since.
-            known.extend(self.known(conn, scope, &left).await?);
-            left.retain(|content| !known.contains_key(&content.message.id()));
         }
-        Ok(left.is_empty().then(|| answers(scope, &contents, stored, &known)))
+        Ok(None)
     }
 
     async fn store_one(
@@ -77,26 +73,24 @@ impl Receiving {
         scope: &Scope,
         Content { message, digest }: &Content<'_>,
         routes: &[Route],
-    ) -> Result<HashSet<MessageId>, sqlx::Error> {
-        let key = message.ordering_key().map(OrderingKey::as_str);
-        let hashed = key.map_or_else(|| message.id().to_string(), str::to_owned);
-        let row = self
+    ) -> Result<Found, sqlx::Error> {
+        let rows = self
             .one
             .query()
             .bind(scope.as_str())
             .bind(PgUuid(message.id().as_uuid()))
-            .bind(hashed.into_bytes())
+            .bind(i64::from(head_of(message)))
             .bind(message.kind())
-            .bind(key)
+            .bind(key(message))
             .bind(&message.payload()[..])
             .bind(write_headers(message.headers()))
             .bind(PgTimestamp(message.occurred_at()))
             .bind(&digest[..])
             .bind(routes.iter().map(|route| route.handler.as_str()).collect::<Vec<_>>())
             .bind(routes.iter().map(|route| route.ordered).collect::<Vec<_>>())
-            .fetch_optional(conn)
+            .fetch_all(conn)
             .await?;
-        Ok(row.map(|_| message.id()).into_iter().collect())
+        Found::read(&rows)
     }
 
     async fn store_all(
@@ -105,16 +99,17 @@ impl Receiving {
         scope: &Scope,
         contents: &[&Content<'_>],
         routes: &Routes,
-    ) -> Result<HashSet<MessageId>, sqlx::Error> {
+    ) -> Result<Found, sqlx::Error> {
         let kinds: HashSet<_> = contents.iter().map(|content| content.message.kind()).collect();
         let routes: Vec<_> = routes.iter().filter(|(kind, _)| kinds.contains(kind)).collect();
         let rows = self
             .all
             .query()
             .bind(scope.as_str())
-            .bind(ids(contents))
+            .bind(all(contents, |message| PgUuid(message.id().as_uuid())))
+            .bind(all(contents, |message| i64::from(head_of(message))))
             .bind(all(contents, Message::kind))
-            .bind(all(contents, |message| message.ordering_key().map(OrderingKey::as_str)))
+            .bind(all(contents, key))
             .bind(all(contents, |message| &message.payload()[..]))
             .bind(all(contents, |message| write_headers(message.headers())))
             .bind(all(contents, |message| PgTimestamp(message.occurred_at())))
@@ -124,18 +119,28 @@ impl Receiving {
             .bind(routes.iter().map(|(_, route)| route.ordered).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?;
-        rows.iter().map(|row| message_id(row, 0)).collect()
+        Found::read(&rows)
     }
+}
 
-    /// Looks up the digests of messages whose ids are there.
-    async fn known(
-        &self,
-        conn: &mut PgConnection,
-        scope: &Scope,
-        contents: &[&Content<'_>],
-    ) -> Result<Vec<(MessageId, Vec<u8>)>, sqlx::Error> {
-        let rows = self.known.query().bind(scope.as_str()).bind(ids(contents)).fetch_all(conn).await?;
-        rows.iter().map(|row| Ok((message_id(row, 0)?, row.try_get(1)?))).collect()
+/// What a call found of messages: which are new, and the digests of those that are there.
+#[derive(Default)]
+struct Found {
+    new: HashSet<MessageId>,
+    there: HashMap<MessageId, Vec<u8>>,
+}
+
+impl Found {
+    /// Reads ids, with the digests of those that are there.
+    fn read(rows: &[PgRow]) -> Result<Self, sqlx::Error> {
+        let mut found = Self::default();
+        for row in rows {
+            match (message_id(row, 0)?, row.try_get(1)?) {
+                (id, Some(digest)) => drop(found.there.insert(id, digest)),
+                (id, None) => drop(found.new.insert(id)),
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -190,6 +195,6 @@ fn all<'m, T>(contents: &[&Content<'m>], part: impl Fn(&'m Message) -> T) -> Vec
     contents.iter().map(|content| part(content.message)).collect()
 }
 
-fn ids(contents: &[&Content<'_>]) -> Vec<PgUuid> {
-    all(contents, |message| PgUuid(message.id().as_uuid()))
+fn key(message: &Message) -> Option<&str> {
+    message.ordering_key().map(OrderingKey::as_str)
 }

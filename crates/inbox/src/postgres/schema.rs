@@ -3,7 +3,7 @@ use relaykit_sql_store::postgres::{
     Guarded, LEASE_MIGRATION, LEASE_TABLES, Migrated, check_shards, migrate, migration_sql, verify,
 };
 use relaykit_sql_store::{
-    Difference, FENCE, Migration, Names, SHARD_OF, Schema, Shards, StoreError, TableForm,
+    Difference, FENCE, Migration, Names, SHARD_OF, SHARD_OF_HEAD, Schema, Shards, StoreError, TableForm,
 };
 
 use super::queries;
@@ -98,11 +98,18 @@ static MIGRATIONS: [Migration; 1] = [Migration {
         "create function {shard_of}(key bytea) returns int language sql immutable parallel safe return ",
         SHARD_OF,
         ";
+        create function {shard_of}(head bigint) returns int language sql immutable parallel safe return ",
+        SHARD_OF_HEAD,
+        ";
         ",
         queries::CREATE_KNOWN,
         BY_INDEX,
         queries::KNOWN,
         BY_INDEX_END,
+        queries::CREATE_RECEIVE_ONE,
+        queries::RECEIVE_ONE,
+        queries::CREATE_RECEIVE_ALL,
+        queries::RECEIVE_ALL,
         queries::CREATE_PAGE,
         BY_INDEX,
         queries::PAGE,
