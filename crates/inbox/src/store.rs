@@ -140,6 +140,12 @@ pub trait InboxStore: Clone + Send + Sync + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<Option<(Seq, u64)>, StoreError>> + Send;
 
+    /// Names the transactions that have begun to write messages and have not ended, each by a name that no other gets. Stores whose
+    /// writers wait for each other have none.
+    fn writing(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
     /// Counts what waits for a handler.
     fn depth(&self, handler: &HandlerKey) -> impl Future<Output = Result<Depth, StoreError>> + Send;
 

@@ -19,6 +19,9 @@ use crate::store::InboxStore;
 /// How often it is looked whether a message that had no handler has one.
 const ROUTE_EVERY: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether those have ended who were writing messages when a handler began to catch up.
+const WRITERS_EVERY: Duration = Duration::from_millis(100);
+
 /// The most batches of a handler at a time.
 const BATCHES: usize = 4;
 
@@ -201,6 +204,9 @@ impl<S: InboxStore> Worker<S> {
     /// Gives every stored message of a handler's kinds that was never led to it to that handler, those from before it was there.
     /// Returns how many. Payloads that were erased are gone.
     ///
+    /// What is being received when it begins is waited for, and given too: a session that has received and stays idle in
+    /// its transaction holds it up. Whoever begins to receive later must know the handler.
+    ///
     /// # Errors
     ///
     /// The store failed. Call it again: what was led to the handler is not led there twice.
@@ -209,6 +215,22 @@ impl<S: InboxStore> Worker<S> {
     ///
     /// If the future is dropped, some are given to it and others are not. Call it again.
     pub async fn catch_up(&self, handler: &HandlerKey) -> Result<u64, StoreError> {
+        let mut writing = self.store.writing().await?;
+        let mut given = self.give_stored(handler).await?;
+        if !writing.is_empty() {
+            // Places are given before transactions commit: what these added may lie before what was looked at.
+            while !writing.is_empty() {
+                self.clock.sleep(WRITERS_EVERY).await;
+                let now = self.store.writing().await?;
+                writing.retain(|one| now.contains(one));
+            }
+            given += self.give_stored(handler).await?;
+        }
+        Ok(given)
+    }
+
+    /// Gives a handler what is in sight.
+    async fn give_stored(&self, handler: &HandlerKey) -> Result<u64, StoreError> {
         let mut given = 0;
         for (kind, route) in self.routes.iter().filter(|(_, route)| route.handler == *handler) {
             let mut after = crate::Seq::default();

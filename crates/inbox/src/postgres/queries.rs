@@ -316,6 +316,12 @@ select case when m.count = $5::bigint then m.last else l.last end, m.count from
 where l.last is not null",
 ];
 
+/// Whoever writes to a table locks it before it is given a place there, until its transaction ends. (Numbers of transactions come
+/// later: an insert may have its place before.)
+pub(super) const WRITING: &str = "select l.virtualtransaction from pg_catalog.pg_locks l
+where l.locktype = 'relation' and l.relation = '{messages}'::pg_catalog.regclass and l.mode = 'RowExclusiveLock' and l.granted
+  and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())";
+
 /// The oldest is the first that was stored: places and times of receipt grow together, but for what is stored at the same moment.
 pub(super) const DEPTH: &str = "select p.pending,
   (select (extract(epoch from pg_catalog.clock_timestamp() - m.received_at) * 1000000)::bigint

@@ -59,6 +59,7 @@ pub struct PgInboxStore {
     finish: Statement,
     route: Statement,
     catch_up: Statement,
+    writing: Statement,
     depth: Statement,
     unrouted: Statement,
     dead: Statement,
@@ -88,6 +89,7 @@ impl PgInboxStore {
             finish: sql(&[queries::CALL_FINISH]),
             route: sql(&queries::ROUTE),
             catch_up: sql(&queries::CATCH_UP),
+            writing: sql(&[queries::WRITING]),
             depth: sql(&[queries::DEPTH]),
             unrouted: sql(&[queries::UNROUTED]),
             dead: sql(&queries::DEAD),
@@ -282,6 +284,16 @@ impl InboxStore for PgInboxStore {
                     let row = query.fetch_optional(conn).await?;
                     row.map(|row| Ok((Seq(row.try_get(0)?), count(&row, 1)?))).transpose()
                 })
+            })
+            .await
+    }
+
+    async fn writing(&self) -> Result<Vec<String>, StoreError> {
+        let sql = self.writing.clone();
+        self.pool
+            .run("look who writes messages", move |conn: &mut PgConnection| {
+                let query = sql.scalar();
+                Box::pin(async move { query.fetch_all(conn).await })
             })
             .await
     }

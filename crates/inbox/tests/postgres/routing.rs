@@ -1,9 +1,12 @@
-use relaykit_inbox::{InboxStore, Routes, Seq};
+use std::time::Duration;
+
+use relaykit_inbox::{HandlerError, Handlers, InboxStore, Registration, Routes, Seq, Worker};
+use relaykit_pipeline_traits::{BatchContext, Handler, ManualClock, Message, Verdict};
 use sqlx::Connection;
 
 use crate::common::{Inbox, WAITS, handler, ids, keyed, message, route, scope};
 
-fn fork(key: &str) -> relaykit_pipeline_traits::Message {
+fn fork(key: &str) -> Message {
     message("fork").ordering_key(key).payload("{}").build().unwrap()
 }
 
@@ -117,5 +120,60 @@ async fn a_new_handler_catches_up_on_what_is_stored_but_not_on_what_it_was_led_t
     assert_eq!(i.store.catch_up("fork", &late, Seq(0), 10).await.unwrap().unwrap().1, 1);
     assert_eq!(i.store.unrouted(Seq(0), 10).await.unwrap(), []);
     assert_eq!(i.store.depth(&handler("late")).await.unwrap().pending, 5);
+    i.clean().await;
+}
+
+struct NoOp;
+
+impl Handler<Message> for NoOp {
+    type Output = ();
+    type Error = HandlerError;
+
+    async fn handle(&self, _: &Message, _: &BatchContext) -> Verdict<(), HandlerError> {
+        Verdict::Done(())
+    }
+}
+
+/// Two are receiving when it begins, whose places lie before one that is stored: one commits, the other does not. A third, which
+/// begins later, is not waited for.
+#[tokio::test]
+async fn a_handler_that_catches_up_gets_what_commits_late() {
+    let Some(i) = Inbox::new().await else { return };
+    let mut handlers = Handlers::new();
+    handlers.register(Registration::new(handler("new"), NoOp).on("push")).unwrap();
+    let clock = ManualClock::new();
+    let worker = Worker::builder(i.store.clone(), handlers).clock(clock.clone()).build().unwrap();
+    let [late, taken_back, early, other] = [(); 4].map(|()| keyed("k"));
+    let (mut one, mut two, mut three) = (i.connection().await, i.connection().await, i.connection().await);
+    let (mut one, mut two, mut three) =
+        (one.begin().await.unwrap(), two.begin().await.unwrap(), three.begin().await.unwrap());
+    i.inbox.receive(&mut one, &scope(), &late).await.unwrap();
+    i.inbox.receive(&mut two, &scope(), &taken_back).await.unwrap();
+    i.receive(std::slice::from_ref(&early)).await;
+    let steps = async {
+        while i.ids("new").await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        i.inbox.receive(&mut three, &scope(), &other).await.unwrap();
+        two.rollback().await.unwrap();
+        for _ in 0..3 {
+            clock.advance(Duration::from_secs(1));
+            assert_eq!(i.ids("new").await, [early.id()], "it waits for the other");
+        }
+        one.commit().await.unwrap();
+        loop {
+            clock.advance(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+    };
+    let new = handler("new");
+    tokio::select! {
+        given = worker.catch_up(&new) => assert_eq!(given.unwrap(), 2),
+        () = steps => unreachable!(),
+    }
+    assert_eq!(i.ids("new").await, ids([&early, &late]));
+    three.rollback().await.unwrap();
+    // Nobody writes: nothing is waited for.
+    assert_eq!(worker.catch_up(&new).await.unwrap(), 0);
     i.clean().await;
 }
