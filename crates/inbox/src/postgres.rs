@@ -26,7 +26,7 @@
 //! | whoever verifies, or starts with [`PgSchema::migrate`] on tables that are there | `select` on `<prefix>_schema` and `<prefix>_shards` |
 //! | migrator | `create` on the schema (and on the database, if the schema is missing); it owns the tables |
 //!
-//! A transactional handler writes with the worker's role, so that needs rights on the handler's tables, too.
+//! A worker that receives, too, needs both. A transactional handler writes with the worker's role, so that needs rights on the handler's tables, too.
 
 mod inbox;
 mod queries;

@@ -14,6 +14,8 @@ mod statement;
 /// Pages and settlements of streams, as the functions in the database take and return them.
 pub mod stream;
 #[cfg(feature = "test-util")]
+mod test_role;
+#[cfg(feature = "test-util")]
 mod testing;
 mod verify;
 
@@ -27,6 +29,8 @@ pub use pool::{Finish, Guarded, GuardedBuilder, Work};
 pub use shards::{WrongShards, check_shards};
 pub use sqlx;
 pub use statement::Statement;
+#[cfg(feature = "test-util")]
+pub use test_role::TestRole;
 #[cfg(feature = "test-util")]
 pub use testing::{TEST_POSTGRES, TestPostgres};
 pub use verify::verify;

@@ -3,10 +3,12 @@ use std::time::Duration;
 use relaykit_inbox::conformance::{Call, Harness, Script, TestError};
 use relaykit_inbox::postgres::{PgInbox, PgInboxStore, PgSchema, PgTransactional, TransactionalHandler};
 use relaykit_inbox::{Limits, Routes, Scope};
-use relaykit_pipeline_traits::{BatchContext, ManualClock, Message, Verdict};
-use relaykit_sql_store::postgres::{Guarded, TestPostgres};
+use relaykit_pipeline_traits::{BatchContext, ManualClock, Message, SystemClock, Verdict};
+use relaykit_sql_store::postgres::{Guarded, TestPostgres, TestRole};
 use relaykit_sql_store::{Names, Shards, Sql};
 use sqlx::{Connection, PgConnection};
+
+use crate::role::{MIGRATOR, RECEIVER, WORKER};
 
 /// The environment variable with the URL of a `PgBouncer` before the server; `cargo xtask test` sets it if there is one.
 pub(crate) const TEST_PGBOUNCER: &str = "RELAYKIT_TEST_PGBOUNCER";
@@ -28,12 +30,35 @@ impl Postgres {
         Some(Self::on(TestPostgres::on(TEST_PGBOUNCER).await?, true).await)
     }
 
+    /// Nobody may do more than it must: the tables are a migrator's, and the store is that of a worker, which receives too.
+    pub(crate) async fn under_roles() -> Option<Self> {
+        let db = TestPostgres::new().await?;
+        let migrator = TestRole::new(&db, &MIGRATOR).await;
+        let pool = migrator.pool();
+        schema(&db).migrate(&pool).await.unwrap();
+        pool.close().await;
+        let role = TestRole::new(&db, &WORKER).await;
+        for grant in RECEIVER {
+            role.run(&db, grant).await;
+        }
+        db.execute(EFFECTS).await;
+        role.run(&db, "grant insert on {effects} to {role}").await;
+        let pool = Guarded::connect(role.options(), SystemClock::new()).max_connections(8).build().unwrap();
+        Some(Self { db, pool, pooler: false, clock: ManualClock::new() })
+    }
+
     async fn on(db: TestPostgres, pooler: bool) -> Self {
         let pool = db.pool().max_connections(8).behind_pooler(pooler).build().unwrap();
-        PgSchema::new(db.names("t")).shards(Shards::new(16).unwrap()).migrate(&pool).await.unwrap();
-        db.execute("create table {effects} (payload text not null)").await;
+        schema(&db).migrate(&pool).await.unwrap();
+        db.execute(EFFECTS).await;
         Self { db, pool, pooler, clock: ManualClock::new() }
     }
+}
+
+const EFFECTS: &str = "create table {effects} (payload text not null)";
+
+fn schema(db: &TestPostgres) -> PgSchema {
+    PgSchema::new(db.names("t")).shards(Shards::new(16).unwrap())
 }
 
 /// Writes an effect, and does as it is told.

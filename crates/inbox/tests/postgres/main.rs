@@ -15,6 +15,7 @@ mod pooler;
 mod processes;
 mod receiving;
 mod retention;
+mod role;
 mod roles;
 mod routing;
 mod transactional;

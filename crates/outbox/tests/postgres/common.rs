@@ -10,12 +10,12 @@ use relaykit_outbox::{
 use relaykit_pipeline_traits::{
     Clock, ManualClock, Message, MessageBuilder, MessageId, OrderingKey, Rng, SystemClock, Timestamp,
 };
-use relaykit_sql_store::postgres::{Guarded, TestPostgres};
+use relaykit_sql_store::postgres::{Guarded, TestPostgres, TestRole};
 use relaykit_sql_store::{Instance, Lease, LeaseStore, Shard, Shards, Sql};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use crate::role::{MIGRATOR, RELAY, Role, WRITER};
+use crate::role::{MIGRATOR, RELAY, WRITER};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
@@ -36,7 +36,7 @@ pub(crate) struct Outbox {
     /// How producers connect.
     pub(crate) writer: PgConnectOptions,
     /// The roles that were made for it.
-    pub(crate) roles: Vec<Role>,
+    pub(crate) roles: Vec<TestRole>,
 }
 
 /// The shards of an outbox without relays: few, so that keys share them.
@@ -70,13 +70,13 @@ impl Outbox {
     /// relay's.
     pub(crate) async fn under_roles() -> Option<Self> {
         let db = TestPostgres::new().await?;
-        let migrator = Role::new(&db, &MIGRATOR).await;
+        let migrator = TestRole::new(&db, &MIGRATOR).await;
         let pool = migrator.pool();
         PgSchema::new(db.names("t")).shards(Shards::new(16).unwrap()).migrate(&pool).await.unwrap();
         pool.close().await;
-        let (writer, relay) = (Role::new(&db, &WRITER).await, Role::new(&db, &RELAY).await);
+        let (writer, relay) = (TestRole::new(&db, &WRITER).await, TestRole::new(&db, &RELAY).await);
         let this = Self::of(db, relay.pool(), false);
-        Some(Self { writer: writer.options.clone(), roles: vec![migrator, writer, relay], ..this })
+        Some(Self { writer: writer.options(), roles: vec![migrator, writer, relay], ..this })
     }
 
     async fn for_relays_on(db: TestPostgres, pooler: bool) -> Self {

@@ -3,12 +3,12 @@
 use relaykit_outbox::outbox_conformance;
 use relaykit_outbox::postgres::PgOutboxStore;
 use relaykit_outbox::{DeadFilter, DeadReason, Dying, OutboxStore, Settlement};
-use relaykit_sql_store::postgres::TestPostgres;
+use relaykit_sql_store::postgres::{TestPostgres, TestRole};
 use relaykit_sql_store::{Sql, StoreError};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 
 use crate::common::{HOUR, Outbox, key, keyed, schema, take_all, waiting};
-use crate::role::{MIGRATOR, RELAY, Role, WRITER};
+use crate::role::{MIGRATOR, RELAY, WRITER};
 
 // The promises hold when the tables are a migrator's, a writer adds and a relay sends.
 outbox_conformance!(Outbox::under_roles());
@@ -16,8 +16,8 @@ outbox_conformance!(Outbox::under_roles());
 #[tokio::test]
 async fn a_writer_adds_and_can_do_nothing_else() {
     let Some(o) = Outbox::new().await else { return };
-    let role = Role::new(&o.db, &WRITER).await;
-    let mut conn = role.options.connect().await.unwrap();
+    let role = TestRole::new(&o.db, &WRITER).await;
+    let mut conn = role.options().connect().await.unwrap();
     let messages = [keyed("a"), keyed("b")];
     o.outbox.add(&mut conn, &keyed("a")).await.unwrap();
     o.outbox.add(&mut conn, &messages[0]).await.unwrap();
@@ -48,8 +48,8 @@ async fn each_right_of_a_writer_is_needed() {
         "grant usage on sequence {messages_seq} to {role}",
     );
     for grants in [[insert, select], [insert, sequence], [select, sequence]] {
-        let role = Role::new(&o.db, &grants).await;
-        let mut conn = role.options.connect().await.unwrap();
+        let role = TestRole::new(&o.db, &grants).await;
+        let mut conn = role.options().connect().await.unwrap();
         let error = o.outbox.add(&mut conn, &keyed("a")).await.unwrap_err();
         let denied = matches!(error, relaykit_outbox::AddError::Store(StoreError::Denied { .. }));
         assert!(denied, "{grants:?}: {error:?}");
@@ -62,7 +62,7 @@ async fn each_right_of_a_writer_is_needed() {
 #[tokio::test]
 async fn a_relay_does_all_its_work_without_rights_on_the_tables_form() {
     let Some(o) = Outbox::new().await else { return };
-    let role = Role::new(&o.db, &RELAY).await;
+    let role = TestRole::new(&o.db, &RELAY).await;
     let a = o.add_to("a", 4).await;
     let b = o.add_to("b", 2).await;
     o.db.execute("update {shards} set owner = null, until = null").await;
@@ -104,7 +104,7 @@ async fn a_relay_does_all_its_work_without_rights_on_the_tables_form() {
 #[tokio::test]
 async fn a_migrator_needs_to_make_tables_in_the_schema() {
     let Some(db) = TestPostgres::new().await else { return };
-    let role = Role::new(&db, &[]).await;
+    let role = TestRole::new(&db, &[]).await;
     let pool = role.pool();
     assert!(matches!(schema(&db).migrate(&pool).await, Err(StoreError::Denied { .. })));
     for grant in MIGRATOR {
