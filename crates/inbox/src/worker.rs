@@ -159,7 +159,7 @@ impl<S: InboxStore> Worker<S> {
         let work = |stopped: watch::Receiver<bool>| {
             let handling = join_all(self.streams.iter().map(|stream| {
                 let engine = Engine::new(&stream.shared, &stream.settings, self.keeper.leases());
-                engine.run(Until::Stopped, Some(self.poller()), told(stopped.clone()), self.drain)
+                engine.run(Until::Stopped, Some(self.poller(stream)), told(stopped.clone()), self.drain)
             }));
             async move { tokio::join!(handling, self.keep_routing(stopped)) }
         };
@@ -291,10 +291,8 @@ impl<S: InboxStore> Worker<S> {
         }
     }
 
-    fn poller(&self) -> Poller {
-        let (min, max) = self.poll;
-        let builder = self.wake.poller(Arc::clone(&self.clock)).min(min).max(max);
-        builder.build().expect("the builder has checked the bounds")
+    fn poller(&self, stream: &Stream<S>) -> Poller {
+        stream.shared.poller(&self.wake, self.poll).expect("the builder has checked the bounds")
     }
 }
 

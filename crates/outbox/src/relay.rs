@@ -152,9 +152,7 @@ where
     }
 
     fn poller(&self) -> relaykit_sql_store::Poller {
-        let (min, max) = self.poll;
-        let builder = self.wake.poller(Arc::clone(&self.shared.clock)).min(min).max(max);
-        builder.build().expect("the builder has checked the bounds")
+        self.shared.poller(&self.wake, self.poll).expect("the builder has checked the bounds")
     }
 }
 

@@ -502,6 +502,31 @@ async fn four_relays_on_two_threads_lose_and_reorder_nothing() {
     sender.assert_complete_and_in_order(&added);
 }
 
+#[tokio::test]
+async fn a_relay_with_a_seed_repeats_itself() {
+    async fn waits(seed: u64) -> Vec<Duration> {
+        let clock = ManualClock::new();
+        let (store, sender) = (Faulty::new(&clock), TestSender::new());
+        let relay = relay(&store, &sender, &clock).rng(Rng::seeded(seed)).build().unwrap();
+        let mut run = std::pin::pin!(relay.run(std::future::pending()));
+        let mut waits = Vec::new();
+        while waits.len() < 50 {
+            for _ in 0..20 {
+                tokio::select! {
+                    biased;
+                    _ = &mut run => panic!("nobody stopped it"),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+            waits.push(clock.advance_to_next_sleeper().unwrap());
+        }
+        waits
+    }
+
+    assert_eq!(waits(7).await, waits(7).await);
+    assert_ne!(waits(7).await, waits(8).await);
+}
+
 #[test]
 fn settings_out_of_bounds_are_refused_by_name() {
     let clock = ManualClock::new();

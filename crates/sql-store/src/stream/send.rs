@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use relaykit_pipeline_traits::{
-    BatchContext, Clock, Failure, Message, OrderingKey, Recorder, RetryPolicy, Rng,
+    BatchContext, Clock, Failure, InvalidSetting, Message, OrderingKey, Recorder, RetryPolicy, Rng,
 };
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -20,7 +20,7 @@ use super::row::{Dying, RowId, Settled, Settlement, Suspicion, Waiting};
 use super::store::StreamStore;
 use crate::judge::{Called, Cause, Fate, Word, call, fate, panic_text, words};
 use crate::torture::{crash_point, planted};
-use crate::{Lease, Permit, Shard, StoreError, error_chain};
+use crate::{Lease, Permit, Poller, Shard, StoreError, Wake, error_chain};
 
 /// The most labels that a metric of a stream has.
 const MAX_LABELS: usize = 4;
@@ -129,6 +129,16 @@ impl<S, H> Shared<S, H> {
 
     pub(super) fn careful(&self) -> MutexGuard<'_, Careful> {
         self.careful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what waits between looks at the stream, within these bounds.
+    ///
+    /// # Errors
+    ///
+    /// The bounds are none.
+    pub fn poller(&self, wake: &Wake, (min, max): (Duration, Duration)) -> Result<Poller, InvalidSetting> {
+        let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
+        wake.poller(Arc::clone(&self.clock)).min(min).max(max).rng(rng).build()
     }
 
     fn unit(&self) -> f64 {
