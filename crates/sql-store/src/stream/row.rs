@@ -128,6 +128,15 @@ pub struct Settlement {
     pub dead: Vec<Dying>,
 }
 
+impl Settlement {
+    /// Returns how many rows it has, those of these shards left out.
+    pub(super) fn rows_beside(&self, stale: &[Shard]) -> u64 {
+        let waiting = self.retry.iter().map(|waiting| waiting.row);
+        let rows = self.done.iter().copied().chain(waiting).chain(self.dead.iter().map(|dying| dying.row));
+        rows.filter(|row| !stale.contains(&row.shard)).count() as u64
+    }
+}
+
 /// A row that is to wait for its next attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -163,7 +172,8 @@ pub struct Dying {
 pub struct Settled {
     /// The shards whose lease is another's now. Nothing of them was written.
     pub stale: Vec<Shard>,
-    /// How many rows of the others were written.
+    /// How many rows of the others were written. If fewer than there were, some may have ended before: what comes behind those that
+    /// were to wait is read again.
     pub written: u64,
 }
 

@@ -1,0 +1,174 @@
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use relaykit_pipeline_traits::{
+    BatchContext, BatchOutcome, Clock as _, Failure, ManualClock, Message, MessageId, MetricKind, NoRecorder,
+    OrderingKey, RetryPolicy, Rng, Timestamp, Verdict,
+};
+
+use super::super::handler::Lent;
+use super::super::open::OpenTransactions;
+use super::super::row::{ReadFrom, RowId, Seq, Settled, Settlement, Stored, Suspicion};
+use super::*;
+use crate::judge::discard;
+use crate::{LeaseKeeper, MemoryLeaseStore, Shards};
+
+static ANY: Metric = Metric { name: "any", kind: MetricKind::Counter, help: "any", labels: &[] };
+
+static METRICS: StreamMetrics = StreamMetrics {
+    sent: &ANY,
+    retried: &ANY,
+    dead: &ANY,
+    lease_lost: &ANY,
+    redelivered: &ANY,
+    lag: &ANY,
+    send: &ANY,
+    settle: &ANY,
+    page: &ANY,
+    pending: &ANY,
+    oldest: &ANY,
+    dead_letters: &ANY,
+    shards: &ANY,
+    paused: &ANY,
+};
+
+/// Messages of one key, and which were handled.
+#[derive(Clone, Default)]
+struct Store(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    rows: BTreeMap<Seq, Message>,
+    handled: Vec<i64>,
+}
+
+impl Store {
+    fn add(&self, seq: i64) {
+        let at = Timestamp::from_millis(1);
+        let id = MessageId::new(at, &mut Rng::seeded(seq.unsigned_abs()));
+        let message = Message::builder(id, "kind", at).ordering_key(OrderingKey::new("k").unwrap().as_str());
+        self.0.lock().unwrap().rows.insert(Seq(seq), message.build().unwrap());
+    }
+}
+
+impl StreamStore for Store {
+    async fn page(&self, from: &[ReadFrom], _: &OpenTransactions, limit: u32) -> Result<Page, StoreError> {
+        let state = self.0.lock().unwrap();
+        let rows = state.rows.iter().filter(|(seq, _)| **seq > from[0].after).take(limit as usize);
+        let rows = rows.map(|(seq, message)| Stored {
+            row: RowId { shard: from[0].shard, seq: *seq },
+            message: message.clone(),
+            attempts: 0,
+            age: Duration::ZERO,
+            failing_for: None,
+            waited: false,
+            suspicion: Suspicion::Clear,
+        });
+        Ok(Page { rows: rows.collect(), ..Page::default() })
+    }
+
+    async fn suspect(&self, _: &[Lease], _: &[RowId], _: Suspicion) -> Result<Settled, StoreError> {
+        Ok(Settled::default())
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        let retried =
+            settlement.retry.iter().filter(|waiting| state.rows.contains_key(&waiting.row.seq)).count();
+        let done = settlement.done.iter().filter(|row| state.rows.remove(&row.seq).is_some()).count();
+        Ok(Settled { stale: Vec::new(), written: (retried + done) as u64 })
+    }
+
+    async fn depth(&self) -> Result<Depth, StoreError> {
+        Ok(Depth::default())
+    }
+}
+
+/// Ends a message in the store, as a transaction does that has its effects as well. Of the first it learns no answer, and another is
+/// added meanwhile.
+struct Transactional(Store);
+
+impl StreamHandler for Transactional {
+    type Error = StoreError;
+
+    async fn handle(&self, lent: &Lent<'_>, _: &BatchContext) -> BatchOutcome<(), StoreError> {
+        let seq = lent.rows[0].0.seq;
+        if seq == Seq(1) {
+            self.0.add(3);
+        }
+        let mut state = self.0.0.lock().unwrap();
+        state.rows.remove(&seq);
+        state.handled.push(seq.0);
+        let verdict = if seq == Seq(1) {
+            let error = StoreError::CommitUnknown { op: "handle", source: "gone".into() };
+            Verdict::Retry { after: None, error }
+        } else {
+            Verdict::Done(())
+        };
+        discard(BatchOutcome::Each(vec![verdict]))
+    }
+
+    fn ends_itself(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct Later;
+
+impl RetryPolicy for Later {
+    fn decide(&self, _: &Failure, _: &mut Rng) -> RetryDecision {
+        RetryDecision::RetryAfter(Duration::from_secs(1))
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_later() {
+    let (clock, store) = (ManualClock::new(), Store::default());
+    let shared = Arc::new(Shared {
+        name: "test".to_owned(),
+        labels: Vec::new(),
+        metrics: &METRICS,
+        store: store.clone(),
+        handler: Transactional(store.clone()),
+        clock: Arc::new(clock.clone()),
+        retry: Arc::new(Later),
+        rng: Mutex::new(Rng::seeded(1)),
+        recorder: Arc::new(NoRecorder),
+        careful: Mutex::default(),
+        observer: None,
+        link: None,
+        callback_panicked: AtomicBool::new(false),
+        send_timeout: Duration::from_secs(1),
+        settle_reserve: Duration::from_secs(1),
+    });
+    let settings = Settings { batch_size: 1, concurrency: 1, counts: false, ordered: true };
+    let leases = MemoryLeaseStore::new(Shards::new(1).unwrap(), clock.clone());
+    let keeper = LeaseKeeper::builder(leases, clock.clone()).rng(Rng::seeded(1)).build().unwrap();
+    keeper.run_once().await.unwrap();
+    [1, 2].map(|seq| store.add(seq));
+    let wake = crate::Wake::new();
+    let poller = shared.poller(&wake, (Duration::from_millis(10), Duration::from_millis(10))).unwrap();
+    let engine = Engine::new(&shared, &settings, keeper.leases());
+    let mut run = std::pin::pin!(engine.run(
+        Until::Stopped,
+        Some(poller),
+        clock.sleep(Duration::from_secs(10)),
+        Duration::ZERO
+    ));
+    let summary = loop {
+        let idle = async {
+            for _ in 0..20 {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::select! {
+            biased;
+            summary = &mut run => break summary,
+            () = idle => {}
+        }
+        clock.advance_to_next_sleeper().unwrap();
+    };
+    assert_eq!(store.0.lock().unwrap().handled, [1, 2, 3]);
+    assert_eq!((summary.sent, summary.retried), (2, 1));
+}
