@@ -75,6 +75,13 @@ impl Bench {
         self.rounds.unwrap_or(if self.nightly { nightly } else { pr })
     }
 
+    /// Returns the seeds of a test's rounds, those that failed in former runs first.
+    pub(crate) fn seeds(&self, test: &str, rounds: u64) -> Vec<u64> {
+        let mut seeds = self.workshop.failed_seeds(&self.name(test));
+        seeds.extend(self.seed..self.seed + rounds);
+        seeds
+    }
+
     /// Makes a folder for a round, in memory.
     ///
     /// # Errors
@@ -127,8 +134,7 @@ impl Bench {
     ) where
         F: Future<Output = anyhow::Result<Round>> + Send + 'static,
     {
-        let failed = self.workshop.failed_seeds(&self.name(report.test));
-        let mut seeds = failed.into_iter().chain(self.seed..self.seed + rounds);
+        let mut seeds = self.seeds(report.test, rounds).into_iter();
         let mut playing = JoinSet::new();
         loop {
             while playing.len() < AT_ONCE

@@ -1,7 +1,8 @@
 //! Kills, starves and corrupts what keeps messages, and counts what is lost.
 //!
 //! `cargo xtask torture` runs it. [`oracle`] judges a [`history`]; [`queue`] has the tests of the persistent queue, [`outbox`] and
-//! [`inbox`] those of processes on a database; each of them is a file that says what it does.
+//! [`inbox`] those of processes on a database; each of them is a file that says what it does. [`sim`] plays whole deployments on a
+//! clock that nobody waits for.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its terminal")]
 
 mod bench;
@@ -16,6 +17,7 @@ mod queue;
 mod report;
 mod sabotage;
 mod seeds;
+mod sim;
 mod stage;
 
 use std::path::PathBuf;
@@ -40,6 +42,8 @@ enum What {
     Outbox(RunArgs<outbox::Test>),
     /// The inbox: its workers and those who receive killed and stopped, its sessions ended.
     Inbox(RunArgs<inbox::Test>),
+    /// Outbox and inbox on a simulated clock, with everything around them: a seed a round.
+    Sim(RunArgs<sim::Test>),
     /// A child of the above.
     #[command(hide = true)]
     QueueChild {
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         What::InboxChild { plan } => {
             serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| inbox::child::run(&plan))
         }
+        What::Sim(args) => torture("sim", &args, async |bench, only| sim::run(bench, only).await),
         What::OutboxChild { plan } => {
             serde_json::from_str(&plan).map_err(Into::into).and_then(|plan| outbox::child::run(&plan))
         }

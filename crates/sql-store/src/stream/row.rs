@@ -128,15 +128,6 @@ pub struct Settlement {
     pub dead: Vec<Dying>,
 }
 
-impl Settlement {
-    /// Returns how many rows it has, those of these shards left out.
-    pub(super) fn rows_beside(&self, stale: &[Shard]) -> u64 {
-        let waiting = self.retry.iter().map(|waiting| waiting.row);
-        let rows = self.done.iter().copied().chain(waiting).chain(self.dead.iter().map(|dying| dying.row));
-        rows.filter(|row| !stale.contains(&row.shard)).count() as u64
-    }
-}
-
 /// A row that is to wait for its next attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
