@@ -9,6 +9,7 @@ mod line;
 mod menu;
 mod mood;
 mod node;
+mod operator;
 mod producer;
 mod receiver;
 mod round;
@@ -127,4 +128,27 @@ fn complain(bench: &Bench, test: &str, seed: u64, played: &round::Played) -> Str
     let mut words: Vec<_> = unclean.map(crate::oracle::Judgement::complaint).collect();
     words.extend(played.words.iter().take(5).cloned());
     format!("{}; {kept}; {}", words.join("; "), bench.failed(test, seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_played_the_same_way_twice_and_another_is_not() {
+        let hash = |seed| round::play(seed).expect("it comes to its end").hash;
+        for seed in 0..5 {
+            assert_eq!(hash(seed), hash(seed), "seed {seed}");
+            assert_ne!(hash(seed), hash(seed + 1_000), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn rounds_come_to_a_clean_end_in_which_messages_were_sent() {
+        for seed in 0..20 {
+            let played = round::play(seed).expect("it comes to its end");
+            assert!(played.is_clean(), "seed {seed}: {:?} {:?}", played.words, played.judgements);
+            assert!(played.items > 0 && played.events > 100, "seed {seed}");
+        }
+    }
 }

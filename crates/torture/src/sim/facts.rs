@@ -29,16 +29,16 @@ pub(super) struct Facts {
 struct Row {
     key: Option<u64>,
     fate: Fate,
-    /// Calls that had it.
-    lent: u32,
+    /// Calls that had it, and failed or were given up.
+    failed: u32,
     /// How often it was noted as being sent alone.
     alone: u32,
     /// The calls in which it had its effect.
     effects: Vec<Call>,
     said_done: bool,
     said_dead: bool,
-    /// It was a dead letter before: others may have overtaken it.
-    replayed: bool,
+    /// An operator made it a dead letter, or a message again: others may overtake it, and who has it in hand does not know.
+    meddled: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,12 +114,12 @@ impl Facts {
         let row = Row {
             key,
             fate: Fate::Stored,
-            lent: 0,
+            failed: 0,
             alone: 0,
             effects: Vec::new(),
             said_done: false,
             said_dead: false,
-            replayed: false,
+            meddled: false,
         };
         self.rows.insert(id, row);
         let key = key.unwrap_or(u64::MAX - id);
@@ -137,26 +137,25 @@ impl Facts {
 
     /// It is about to be given to somebody.
     pub(super) fn began(&mut self, call: Call, id: Id, life: Life, lives: &[LifeFacts], now: Duration) {
-        let Some(row) = self.rows.get_mut(&id) else {
+        let Some(row) = self.rows.get(&id) else {
             self.wrong.phantom.push(id);
-            return self.say(now, format!("{id} was lent, and never stored"));
+            return self.say(now, &format!("{id} was lent, and never stored"));
         };
-        row.lent += 1;
         let (key, fate) = (row.key, row.fate);
         // Of what was committed with its end, and whose answer was lost, nobody knows that it is done.
         let last = row.effects.last().and_then(|call| self.calls.get(call));
-        let unknown = self.ends_itself && last.is_some_and(|lent| lent.said.is_none());
+        let unknown = row.meddled || (self.ends_itself && last.is_some_and(|lent| lent.said.is_none()));
         if !unknown && fate != Fate::Stored {
             self.wrong.unexplained.push(id);
-            self.say(now, format!("{id} was lent by {life} though it was settled as {fate:?}"));
+            self.say(now, &format!("{id} was lent by {life} though it was settled as {fate:?}"));
         }
         let before = key.and_then(|_| {
             let mut before = self.rows.range(..id).filter(|(_, row)| row.key == key);
-            before.find(|(_, row)| row.fate == Fate::Stored && !row.replayed).map(|(id, _)| *id)
+            before.find(|(_, row)| row.fate == Fate::Stored && !row.meddled).map(|(id, _)| *id)
         });
         if let Some(before) = before {
             self.wrong.reordered.push(id);
-            self.say(now, format!("{id} was lent by {life} while {before} of its key was not settled"));
+            self.say(now, &format!("{id} was lent by {life} while {before} of its key was not settled"));
         }
         let beside = self.calls.iter().find(|(_, other)| {
             let same = other.id == id || (key.is_some() && self.rows[&other.id].key == key);
@@ -168,7 +167,7 @@ impl Facts {
         if let Some((other, lent)) = beside {
             let words = format!("{id} was lent by {life} while {} had {} (call {other})", lent.life, lent.id);
             self.wrong.unexplained.push(id);
-            self.say(now, words);
+            self.say(now, &words);
         }
         self.calls.insert(call, Lent { id, life, began: now, open: true, said: None });
     }
@@ -179,14 +178,14 @@ impl Facts {
         let (id, life, began) = (*id, *life, *began);
         let Some(row) = self.rows.get(&id) else { return };
         let stood_still = lives.get(life).is_some_and(|facts| facts.stood_still_since(began));
-        let overtaken = row.effects.is_empty() && !row.replayed && !stood_still && row.key.is_some();
+        let overtaken = row.effects.is_empty() && !row.meddled && !stood_still && row.key.is_some();
         let later = || {
             let mut later = self.rows.range(id + 1..).filter(|(_, other)| other.key == row.key);
             later.find(|(_, other)| !other.effects.is_empty()).map(|(id, _)| *id)
         };
         if let Some(later) = overtaken.then(later).flatten() {
             self.wrong.reordered.push(id);
-            self.say(now, format!("{id} had its first effect after {later} of its key had one"));
+            self.say(now, &format!("{id} had its first effect after {later} of its key had one"));
         }
         if let Some(row) = self.rows.get_mut(&id) {
             row.effects.push(call);
@@ -202,6 +201,7 @@ impl Facts {
         let Some(lent) = self.calls.get_mut(&call) else { return };
         (lent.open, lent.said) = (false, said);
         if let Some(row) = self.rows.get_mut(&lent.id) {
+            row.failed += u32::from(said == Some(Said::Again));
             row.said_done |= said == Some(Said::Done);
             row.said_dead |= said == Some(Said::Dead);
         }
@@ -211,6 +211,9 @@ impl Facts {
     pub(super) fn given_up(&mut self, call: Call) {
         let Some(lent) = self.calls.get_mut(&call).filter(|lent| lent.open) else { return };
         lent.open = false;
+        if let Some(row) = self.rows.get_mut(&lent.id) {
+            row.failed += 1;
+        }
         self.history.push(Event::GivenUp { id: lent.id });
     }
 
@@ -224,7 +227,7 @@ impl Facts {
     /// A settlement of it took effect, unless it had one before. Returns whose.
     pub(super) fn settled(&mut self, place: i64, became: Became, now: Duration) -> Option<Id> {
         let Some(id) = self.at(place) else {
-            self.say(now, format!("what is at {place} was settled, and never read"));
+            self.say(now, &format!("what is at {place} was settled, and never read"));
             self.wrong.phantom.push(0);
             return None;
         };
@@ -235,8 +238,8 @@ impl Facts {
                 Some("settled as done, and nobody said so".to_owned())
             }
             Became::Rejected if !row.said_dead => Some("a dead letter, and nobody said so".to_owned()),
-            Became::Exhausted(spent) if spent < attempts || spent > row.lent + row.alone => {
-                Some(format!("a dead letter after {spent} attempts, and {} calls", row.lent))
+            Became::Exhausted(spent) if spent < attempts || spent > row.failed + row.alone => {
+                Some(format!("a dead letter after {spent} attempts, of which {} failed", row.failed))
             }
             _ => None,
         };
@@ -247,20 +250,20 @@ impl Facts {
         };
         if let Some(wrong) = wrong {
             self.wrong.lost.push(id);
-            self.say(now, format!("{id} was {wrong}"));
+            self.say(now, &format!("{id} was {wrong}"));
         }
         Some(id)
     }
 
-    /// An operator put it back.
-    pub(super) fn replayed(&mut self, id: Id) {
+    /// An operator made it a dead letter, or a message again.
+    pub(super) fn meddled(&mut self, id: Id, dead: bool) {
         if let Some(row) = self.rows.get_mut(&id) {
-            row.fate = Fate::Stored;
-            row.replayed = true;
+            row.fate = if dead { Fate::Dead } else { Fate::Stored };
+            row.meddled = true;
         }
     }
 
-    fn say(&mut self, now: Duration, words: String) {
+    fn say(&mut self, now: Duration, words: &str) {
         self.words.push(format!("{}: at {now:?}, {words}", self.name));
     }
 
@@ -302,7 +305,7 @@ impl Facts {
                 };
                 let facts = |lent: &Lent| lives.get(lent.life).copied().unwrap_or_default();
                 let settled_late = facts(first).killed || facts(first).overtaken;
-                let explained = row.replayed
+                let explained = row.meddled
                     || (first.said != Some(Said::Done) && !self.ends_itself)
                     || (settled_late && !self.ends_itself)
                     || facts(first).stood_still_since(first.began)
@@ -320,6 +323,7 @@ impl Facts {
         // What is known here is known for sure; of the windows, the common oracle knows more.
         let promises = Promises { ordered: false, unsettled: usize::MAX, successors_wait: false };
         let mut judgement = oracle::judge(&self.history, promises);
+        judgement.unexplained.retain(|id| self.rows.get(id).is_none_or(|row| !row.meddled));
         let Judgement { lost, phantom, reordered, unexplained, .. } = std::mem::take(&mut self.wrong);
         judgement.lost.extend(lost);
         judgement.phantom.extend(phantom);
@@ -328,3 +332,6 @@ impl Facts {
         (judgement, std::mem::take(&mut self.words))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,8 @@ pub(super) struct Menu {
     /// Relays of a node.
     pub(super) relays: u64,
     pub(super) producers: u64,
-    pub(super) messages: u64,
+    /// Of each producer.
+    pub(super) messages: u32,
     pub(super) keys: u64,
     /// How many of the messages are of the first key.
     pub(super) hot: f64,
@@ -27,6 +28,10 @@ pub(super) struct Menu {
     pub(super) backoff: Duration,
     /// How long things go wrong.
     pub(super) trouble: Duration,
+    /// How often an operator does something.
+    pub(super) operated: f64,
+    /// How many processes look for work now and then, in place of running on.
+    pub(super) cron: f64,
     pub(super) nodes_faults: NodeFaults,
     pub(super) calls: CallFaults,
     pub(super) stores: StoreFaults,
@@ -93,7 +98,7 @@ impl Menu {
             nodes: between(rng, 1, 3),
             relays: between(rng, 1, 2),
             producers: between(rng, 1, 2),
-            messages: between(rng, 10, 50),
+            messages: u32::try_from(between(rng, 5, 40)).unwrap_or(5),
             keys: between(rng, 1, 8),
             hot: if rng.chance(0.3) { 0.7 } else { 0.0 },
             keyless: some(rng, 0.5, 0.3),
@@ -107,6 +112,8 @@ impl Menu {
             attempts: u32::try_from(between(rng, 3, 12)).unwrap_or(3),
             backoff: Duration::from_millis(between(rng, 50, 3_000)),
             trouble: Duration::from_secs(between(rng, 30, 240)),
+            operated: some(rng, 0.3, 1.0),
+            cron: some(rng, 0.3, 0.5),
             nodes_faults: NodeFaults::draw(rng),
             calls: CallFaults::draw(rng),
             stores: StoreFaults::draw(rng),

@@ -102,13 +102,13 @@ impl Node {
     fn start(&self) -> Result<Process, InvalidSetting> {
         let Self { place: Place { world, outbox, inbox, broker, wakes }, number, clock } = self;
         let life = world.born(*number);
-        let line = Line { world: Arc::clone(world), clock: clock.clone(), life: Some(life) };
+        let far = Line { world: Arc::clone(world), clock: clock.clone(), life: Some(life) };
         let menu = world.menu;
         let (mut stops, mut tasks) = (Vec::new(), Vec::new());
         for at in 0..menu.relays {
-            let sender = SimSender { broker: Arc::clone(broker), line: line.clone() };
+            let sender = SimSender { broker: Arc::clone(broker), line: far.clone() };
             let told = Arc::clone(world);
-            let relay = Relay::builder(FarOutbox { inner: outbox.clone(), line: line.clone() }, sender)
+            let relay = Relay::builder(FarOutbox { inner: outbox.clone(), line: far.clone() }, sender)
                 .batch_size(menu.batch_size)
                 .concurrency(menu.concurrency)
                 .send_timeout(menu.send_timeout)
@@ -126,18 +126,25 @@ impl Node {
             if at == 0 {
                 wakes.lock().unwrap_or_else(PoisonError::into_inner)[*number] = relay.wake();
             }
-            let (stop, stopped) = oneshot::channel::<()>();
+            let (stop, mut stopped) = oneshot::channel::<()>();
             stops.push(stop);
+            let (pace, clock) = (pace(world), clock.clone());
             tasks.push(tokio::spawn(async move {
-                let summary = relay.run(async move { drop(stopped.await) }).await;
-                summary.kept_shards + summary.unfinished
+                let Some(pace) = pace else {
+                    let summary = relay.run(async { drop(stopped.await) }).await;
+                    return summary.kept_shards + summary.unfinished;
+                };
+                while passes_again(&clock, pace, &mut stopped).await {
+                    drop(relay.run_once().await);
+                }
+                relay.release().await
             }));
         }
-        let far = FarInbox { inner: inbox.clone(), line: line.clone() };
-        let handlers = handlers(&line, policy(world))?;
-        let receiver = Inbox::new(far.clone(), handlers.routes().clone());
+        let store = FarInbox { inner: inbox.clone(), line: far.clone() };
+        let handlers = handlers(&far, policy(world))?;
+        let receiver = Inbox::new(store.clone(), handlers.routes().clone());
         let told = Arc::clone(world);
-        let worker = Worker::builder(far, handlers)
+        let worker = Worker::builder(store, handlers)
             .settle_timeout(menu.settle_timeout)
             .lease(menu.lease)
             .clock(clock.clone())
@@ -149,15 +156,37 @@ impl Node {
             })
             .build()?;
         let inbox = receiver.wake(worker.wake());
-        let receiver = Receiver { broker: Arc::clone(broker), inbox, line, node: *number };
-        let (stop, stopped) = oneshot::channel::<()>();
+        let receiver = Receiver { broker: Arc::clone(broker), inbox, line: far, node: *number };
+        let (stop, mut stopped) = oneshot::channel::<()>();
         stops.push(stop);
+        let (pace, clock) = (pace(world), clock.clone());
         tasks.push(tokio::spawn(async move {
-            let summary = worker.run(async move { drop(stopped.await) }).await;
-            summary.kept_shards
-                + summary.handlers.iter().map(|(_, summary)| summary.unfinished).sum::<usize>()
+            let Some(pace) = pace else {
+                let summary = worker.run(async { drop(stopped.await) }).await;
+                let unfinished = summary.handlers.iter().map(|(_, summary)| summary.unfinished);
+                return summary.kept_shards + unfinished.sum::<usize>();
+            };
+            while passes_again(&clock, pace, &mut stopped).await {
+                drop(worker.run_once().await);
+            }
+            worker.release().await
         }));
         Ok(Process { life, stops, tasks, receiver: tokio::spawn(receiver.run()) })
+    }
+}
+
+/// Draws how far apart the looks of a process are that does not run on.
+fn pace(world: &World) -> Option<Duration> {
+    let wait = world.wait(world.menu.lease);
+    world.chance(world.menu.cron).then_some(wait)
+}
+
+/// Waits until it is time for another pass. Returns `false` if it is stopped before.
+async fn passes_again(clock: &NodeClock, pace: Duration, stopped: &mut oneshot::Receiver<()>) -> bool {
+    tokio::select! {
+        biased;
+        _ = stopped => false,
+        () = clock.sleep(pace) => true,
     }
 }
 
@@ -185,7 +214,8 @@ impl Process {
                 Err(error) => world.complain(format!("{} ended by itself: {error}", self.life)),
             }
         }
-        world.happened(self.life, What::Stopped);
+        // What it could not settle in time is somebody else's now.
+        world.happened(self.life, if left > 0 { What::Killed } else { What::Stopped });
         left
     }
 }

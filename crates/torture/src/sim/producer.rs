@@ -11,10 +11,10 @@ use super::handlers::KIND;
 pub(super) type Wakes = Arc<Mutex<Vec<Wake>>>;
 
 /// Adds so many messages, now and then one.
-pub(super) async fn produce(outbox: FarOutbox, messages: u64, wakes: Wakes) {
+pub(super) async fn produce(outbox: FarOutbox, messages: u32, wakes: Wakes) {
     let world = Arc::clone(&outbox.line.world);
     let menu = world.menu;
-    let pace = menu.trouble.div_f64((messages + 1) as f64);
+    let pace = menu.trouble / (messages + 1);
     for number in 0..messages {
         // In bursts, as life goes.
         if world.chance(0.5) {

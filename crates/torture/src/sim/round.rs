@@ -17,6 +17,7 @@ use super::handlers;
 use super::line::{LATEST, Line};
 use super::menu::Menu;
 use super::node::{Node, Place};
+use super::operator::operate;
 use super::producer::produce;
 use super::trace::What;
 use super::world::{OUTBOX, World};
@@ -96,9 +97,10 @@ async fn round(seed: u64, time: ManualClock) -> anyhow::Result<Played> {
         .map(|_| {
             let line = Line { world: Arc::clone(&world), clock: database.clone(), life: None };
             let outbox = FarOutbox { inner: place.outbox.clone(), line };
-            tokio::spawn(produce(outbox, menu.messages / menu.producers, Arc::clone(&wakes)))
+            tokio::spawn(produce(outbox, menu.messages, Arc::clone(&wakes)))
         })
         .collect();
+    let operator = tokio::spawn(operate(place.clone()));
     trouble(&place, &database).await;
     for producer in producers {
         producer.await.context("a producer")?;
@@ -110,6 +112,7 @@ async fn round(seed: u64, time: ManualClock) -> anyhow::Result<Played> {
         time.sleep(LOOK).await;
     }
     let lasted = world.now();
+    operator.await.context("the operator")??;
     drop(stops);
     for node in nodes {
         node.await.context("a node")??;

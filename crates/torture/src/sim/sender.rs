@@ -30,7 +30,9 @@ impl SimSender {
 }
 
 fn say(hands: Vec<Hand>, said: Option<Said>) {
-    hands.into_iter().for_each(|hand| hand.says(said));
+    for hand in hands {
+        hand.says(said);
+    }
 }
 
 impl BatchHandler<Message> for SimSender {
@@ -120,8 +122,6 @@ impl BatchHandler<Message> for SimSender {
         };
         self.line.pass(slow).await;
         for (hand, verdict) in hands.into_iter().zip(&each) {
-            let alone_dead = matches!(verdict, Verdict::Isolate(_)) && batch.len() == 1;
-            debug_assert!(!alone_dead || verdict == &Verdict::Isolate(Mood::TRANSIENT));
             hand.says(said(verdict));
         }
         BatchOutcome::Each(each)

@@ -33,7 +33,7 @@ pub(super) enum What {
     Fault { op: &'static str, fault: &'static str },
     Leases { op: &'static str, shards: Vec<(u16, i64)> },
     Down { what: &'static str, wait: Duration },
-    Replayed { id: Id },
+    Meddled { stream: StreamNo, id: Id, dead: bool },
     Received { partition: usize, offset: usize, stored: bool },
 }
 
