@@ -51,10 +51,12 @@ pub(super) async fn operate(place: Place) -> anyhow::Result<()> {
     }
     // What was replayed meanwhile may lie before what is parked, and is what a key resumes with: several times, then.
     for _ in 0..RESUMED {
+        if outbox.depth().await?.pending == 0 {
+            break;
+        }
         let blocked = outbox.blocked(MAX_LISTED).await?;
-        for key in
-            blocked.into_iter().filter(|blocked| blocked.due_in.is_none()).filter_map(|blocked| blocked.key)
-        {
+        let parked = blocked.into_iter().filter(|blocked| blocked.due_in.is_none());
+        for key in parked.filter_map(|blocked| blocked.key) {
             outbox.resume(&key).await?;
         }
         world.time.sleep(PAUSE).await;
@@ -62,8 +64,8 @@ pub(super) async fn operate(place: Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often keys are resumed in the end, and how far apart.
-const RESUMED: usize = 40;
+/// How often keys are resumed in the end, at most, and how far apart.
+const RESUMED: usize = 60;
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// Takes note that a dead letter is none any more, or that a message is one now.
