@@ -506,6 +506,3 @@ mod tests {
         assert_eq!(back_wait(millis(4_000)), millis(1_000));
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -114,7 +114,7 @@ pub(super) fn worker<S: Effective>(
                 ledger.say(&[Event::GivenUp { id: item_id(*id) }]);
             }
             WorkerEvent::StoreFailed { error } | WorkerEvent::Paused { error, .. } => {
-                ledger.say(&[Event::Fault { error: error.clone() }])
+                ledger.say(&[Event::Fault { error: error.clone() }]);
             }
             _ => {}
         })

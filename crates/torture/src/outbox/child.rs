@@ -140,7 +140,7 @@ pub(super) fn relay<S: OutboxStore>(
         .on_event(move |event| match event {
             RelayEvent::LeaseLost { .. } => tells.say(&[Event::Overtaken]),
             RelayEvent::StoreFailed { error } | RelayEvent::Paused { error, .. } => {
-                tells.say(&[Event::Fault { error: error.clone() }])
+                tells.say(&[Event::Fault { error: error.clone() }]);
             }
             _ => {}
         })

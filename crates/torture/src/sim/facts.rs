@@ -65,14 +65,19 @@ pub(super) struct LifeFacts {
     pub(super) killed: bool,
     /// When it stood still last, and until when.
     pub(super) frozen: Option<(Duration, Duration)>,
-    /// Whether it said that it had lost a lease.
-    pub(super) overtaken: bool,
+    /// When it said last that it had lost a lease, or did not know what was written under it.
+    pub(super) overtaken: Option<Duration>,
 }
 
 impl LifeFacts {
     /// Whether it stood still after this moment.
     fn stood_still_since(&self, since: Duration) -> bool {
         self.frozen.is_some_and(|(_, until)| until > since)
+    }
+
+    /// Whether what it wrote of a call that began then may have taken effect without its knowing.
+    fn was_overtaken_since(&self, since: Duration) -> bool {
+        self.overtaken.is_some_and(|at| at >= since)
     }
 }
 
@@ -142,9 +147,15 @@ impl Facts {
             return self.say(now, &format!("{id} was lent, and never stored"));
         };
         let (key, fate) = (row.key, row.fate);
-        // Of what was committed with its end, and whose answer was lost, nobody knows that it is done.
+        // Of what was committed with its end, and whose answer was lost, nobody knows that it is done; nor whoever gave a settlement
+        // up that took effect late.
         let last = row.effects.last().and_then(|call| self.calls.get(call));
-        let unknown = row.meddled || (self.ends_itself && last.is_some_and(|lent| lent.said.is_none()));
+        let late = |lent: &Lent| {
+            let same = lent.life == life;
+            same && lives.get(life).is_some_and(|facts| facts.was_overtaken_since(lent.began))
+        };
+        let unanswered = |lent: &Lent| (self.ends_itself && lent.said.is_none()) || late(lent);
+        let unknown = row.meddled || last.is_some_and(unanswered);
         if !unknown && fate != Fate::Stored {
             self.wrong.unexplained.push(id);
             self.say(now, &format!("{id} was lent by {life} though it was settled as {fate:?}"));
@@ -304,7 +315,7 @@ impl Facts {
                     continue;
                 };
                 let facts = |lent: &Lent| lives.get(lent.life).copied().unwrap_or_default();
-                let settled_late = facts(first).killed || facts(first).overtaken;
+                let settled_late = facts(first).killed || facts(first).was_overtaken_since(first.began);
                 let explained = row.meddled
                     || (first.said != Some(Said::Done) && !self.ends_itself)
                     || (settled_late && !self.ends_itself)

@@ -138,7 +138,7 @@ impl World {
         match &what {
             What::Killed => facts.killed = true,
             What::Froze { wait } => facts.frozen = Some((now, now + *wait)),
-            What::Overtaken { .. } => facts.overtaken = true,
+            What::Overtaken { .. } => facts.overtaken = Some(now),
             _ => {}
         }
         for stream in &mut state.streams {
