@@ -243,13 +243,13 @@ impl Lanes {
                 if self.left_behind.contains_key(&name) || self.is_beyond(&name, from) {
                     continue;
                 }
+                if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
+                    continue;
+                }
                 match self.waiting.get(&name) {
                     Some(waits) if *waits <= from => continue,
                     Some(waits) if *waits <= loaded.row.seq => drop(self.waiting.remove(&name)),
                     _ => {}
-                }
-                if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
-                    continue;
                 }
                 new.push((name, loaded));
             }

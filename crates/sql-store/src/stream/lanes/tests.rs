@@ -267,6 +267,25 @@ fn what_comes_behind_a_row_that_waited_is_read_when_its_wait_is_over_though_it_h
 }
 
 #[test]
+fn a_page_from_before_a_row_waits_does_not_end_its_wait() {
+    let over = Monotonic::default() + Duration::from_secs(1);
+    let mut lanes = lanes();
+    load(&mut lanes, [1]);
+    take(&mut lanes);
+    lanes.start_over();
+    lanes.next_page().unwrap();
+    lanes.end(row(1), Some(&key()), 7, End::Waits(over));
+    // It was read before that, and 1 has gone since, though nobody was told.
+    lanes.load(page([1, 2]), 1_000, Monotonic::default());
+    load(&mut lanes, [3]);
+    assert!(take(&mut lanes).is_empty() && !lanes.wants_back());
+    lanes.waits_end(over);
+    lanes.go_back();
+    load(&mut lanes, [2, 3]);
+    assert_eq!(take(&mut lanes), [2]);
+}
+
+#[test]
 fn later_rows_of_a_key_wait_until_those_left_behind_are_read() {
     let mut lanes = lanes();
     load(&mut lanes, [9]);
