@@ -8,6 +8,7 @@ pub(crate) fn shard_of(shards: Shards, message: &Message) -> Shard {
 }
 
 /// Returns the number of which the shard of a message is the remainder.
+#[cfg(feature = "postgres")]
 pub(crate) fn head_of(message: &Message) -> u32 {
     by_key(message, Shards::head)
 }
