@@ -73,6 +73,9 @@ pub trait OutboxStore: Send + Sync + 'static {
 
     /// Makes the first message of a key a dead letter, and the next one due now unless it waits already. Returns the id of the
     /// one skipped.
+    ///
+    /// This, [`park`](Self::park) and [`resume`](Self::resume) are for keys that stand still. If a relay has the key's first message in
+    /// memory, it may pass over what lies behind it for up to a minute, and send what is added later first.
     fn skip(&self, key: &OrderingKey) -> impl Future<Output = Result<Option<MessageId>, StoreError>> + Send;
 
     /// Makes the first message of a key wait until [`resume`](Self::resume). Returns its id.
