@@ -43,7 +43,7 @@ pub(crate) struct Round {
 }
 
 /// How many rounds run at once: most of the time each waits for a disk or a timer.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 
 impl Bench {
     /// Makes the folders.
