@@ -22,6 +22,9 @@ const ROUTE_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether those have ended who were writing messages when a handler began to catch up.
 const WRITERS_EVERY: Duration = Duration::from_millis(100);
 
+/// How long these are waited for at most.
+const WRITERS_AT_MOST: Duration = Duration::from_secs(60);
+
 /// The most batches of a handler at a time.
 const BATCHES: usize = 4;
 
@@ -204,12 +207,12 @@ impl<S: InboxStore> Worker<S> {
     /// Gives every stored message of a handler's kinds that was never led to it to that handler, those from before it was there.
     /// Returns how many. Payloads that were erased are gone.
     ///
-    /// What is being received when it begins is waited for, and given too: a session that has received and stays idle in
-    /// its transaction holds it up. Whoever begins to receive later must know the handler.
+    /// What is being received when it begins is waited for, for a minute at most, and given too: a session that has received and stays
+    /// idle in its transaction holds it up. Whoever begins to receive later must know the handler.
     ///
     /// # Errors
     ///
-    /// The store failed. Call it again: what was led to the handler is not led there twice.
+    /// The store failed, or somebody was still receiving after a minute ([`StoreError::Timeout`]). Call it again: what was led to the handler is not led there twice.
     ///
     /// # Cancel safety
     ///
@@ -219,7 +222,14 @@ impl<S: InboxStore> Worker<S> {
         let mut given = self.give_stored(handler).await?;
         if !writing.is_empty() {
             // Places are given before transactions commit: what these added may lie before what was looked at.
+            let until = self.clock.monotonic() + WRITERS_AT_MOST;
             while !writing.is_empty() {
+                if self.clock.monotonic() >= until {
+                    return Err(StoreError::Timeout {
+                        op: "wait for who is receiving",
+                        limit: WRITERS_AT_MOST,
+                    });
+                }
                 self.clock.sleep(WRITERS_EVERY).await;
                 let now = self.store.writing().await?;
                 writing.retain(|one| now.contains(one));

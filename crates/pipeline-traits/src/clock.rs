@@ -181,9 +181,9 @@ mod tests {
     fn other_processes_of_the_machine_have_the_same_monotonic_time() {
         let before = since_the_machine_began();
         let time = SystemClock::new().monotonic().0;
-        // To the microseconds between two looks at two clocks, when the process began.
-        assert!(time + Duration::from_millis(1) >= before, "{time:?} at {before:?}");
-        assert!(time <= since_the_machine_began() + Duration::from_millis(1), "{time:?}");
+        assert!(time >= before, "{time:?} at {before:?}");
+        // Ahead by what passed between two looks at two clocks, when the process began; but not by the machine's whole time.
+        assert!(time.saturating_sub(before) < Duration::from_secs(60), "{time:?} at {before:?}");
     }
 
     #[tokio::test]

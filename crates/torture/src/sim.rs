@@ -54,7 +54,7 @@ fn chain(bench: &Bench) -> Report {
     let counts = Mutex::new((report, 0, 0));
     let failures = AtomicUsize::new(0);
     each(&seeds, |seed| {
-        if failures.load(Ordering::Relaxed) >= FAILURES {
+        if failures.load(Ordering::Relaxed) >= FAILURES || bench.is_over("chain") {
             return;
         }
         let played = round::play(seed);
@@ -88,6 +88,9 @@ fn twice(bench: &Bench) -> Report {
     let seeds = bench.seeds(report.test, bench.rounds(100, 10_000));
     let report = Mutex::new(report);
     each(&seeds, |seed| {
+        if bench.is_over("twice") {
+            return;
+        }
         let (one, other) = (round::play(seed), round::play(seed));
         let same = one.is_ok_and(|one| other.is_ok_and(|other| one.hash == other.hash));
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use relaykit_inbox::{HandlerError, Handlers, InboxStore, Registration, Routes, Seq, Worker};
-use relaykit_pipeline_traits::{BatchContext, Handler, ManualClock, Message, Verdict};
+use relaykit_pipeline_traits::{BatchContext, Clock as _, Handler, ManualClock, Message, Verdict};
+use relaykit_sql_store::StoreError;
 use sqlx::Connection;
 
 use crate::common::{Inbox, WAITS, handler, ids, keyed, message, route, scope};
@@ -162,8 +163,8 @@ async fn a_handler_that_catches_up_gets_what_commits_late() {
         }
         one.commit().await.unwrap();
         loop {
+            clock.until_sleepers(1).await;
             clock.advance(Duration::from_secs(1));
-            tokio::task::yield_now().await;
         }
     };
     let new = handler("new");
@@ -175,5 +176,36 @@ async fn a_handler_that_catches_up_gets_what_commits_late() {
     three.rollback().await.unwrap();
     // Nobody writes: nothing is waited for.
     assert_eq!(worker.catch_up(&new).await.unwrap(), 0);
+    i.clean().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_catches_up_waits_a_minute_at_most_for_who_is_receiving() {
+    let Some(i) = Inbox::new().await else { return };
+    let mut handlers = Handlers::new();
+    handlers.register(Registration::new(handler("new"), NoOp).on("push")).unwrap();
+    let clock = ManualClock::new();
+    let worker = Worker::builder(i.store.clone(), handlers).clock(clock.clone()).build().unwrap();
+    let [idle, there] = [(); 2].map(|()| keyed("k"));
+    let mut connection = i.connection().await;
+    let mut open = connection.begin().await.unwrap();
+    i.inbox.receive(&mut open, &scope(), &idle).await.unwrap();
+    i.receive(std::slice::from_ref(&there)).await;
+    let new = handler("new");
+    let begun = clock.monotonic();
+    let time = async {
+        loop {
+            clock.until_sleepers(1).await;
+            clock.advance(Duration::from_secs(1));
+        }
+    };
+    tokio::select! {
+        given = worker.catch_up(&new) => assert!(matches!(given, Err(StoreError::Timeout { .. })), "{given:?}"),
+        () = time => unreachable!(),
+    }
+    assert_eq!(clock.monotonic().since(begun), Duration::from_secs(60));
+    assert_eq!(i.ids("new").await, [there.id()]);
+    open.commit().await.unwrap();
+    assert_eq!(worker.catch_up(&new).await.unwrap(), 1);
     i.clean().await;
 }

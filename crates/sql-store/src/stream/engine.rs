@@ -495,14 +495,4 @@ async fn maybe<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_that_was_slow_puts_off_what_is_due_by_a_second_at_most() {
-        let millis = Duration::from_millis;
-        assert_eq!(back_wait(millis(0)), millis(20));
-        assert_eq!(back_wait(millis(5)), millis(100));
-        assert_eq!(back_wait(millis(4_000)), millis(1_000));
-    }
-}
+mod tests;

@@ -79,8 +79,8 @@ pub(crate) struct Lanes {
     eras: u64,
     /// The keys of which rows behind this place were left behind, and are to be read again before any later one.
     left_behind: HashMap<Name, Seq>,
-    /// The keys of which a row waits that was here, and that row. Nothing behind it is taken until it is read again: the store may
-    /// have it as gone before, if a settlement takes effect late that was given up.
+    /// The keys of which a row waits that was here, and that row; so many at most. Nothing behind it is taken until it is read again: the
+    /// store may have it as gone before, if a settlement takes effect late that was given up.
     waiting: HashMap<Name, Seq>,
     /// Until when these wait.
     waits: BTreeMap<(Monotonic, Shard, Seq), Name>,
@@ -124,6 +124,10 @@ struct Meanwhile {
     left_behind: HashSet<Name>,
     look: Look,
 }
+
+/// How many waiting rows are remembered at most. Of others the store tells when their waits end; if one is gone by then, what lies
+/// behind it is late, and may be overtaken.
+const WAITS: usize = 10_000;
 
 /// How many rows of one key are in memory at most.
 const LANE_ROOM: usize = 256;
@@ -439,7 +443,7 @@ impl Lanes {
                     meanwhile.waiting.insert(name.clone());
                 }
                 match end {
-                    End::Waits(until) if key.is_some() => {
+                    End::Waits(until) if key.is_some() && self.waits.len() < WAITS => {
                         self.waits.insert((until, row.shard, row.seq), name.clone());
                         self.waiting.insert(name, row.seq);
                     }

@@ -146,7 +146,9 @@ async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_
     let leases = MemoryLeaseStore::new(Shards::new(1).unwrap(), clock.clone());
     let keeper = LeaseKeeper::builder(leases, clock.clone()).rng(Rng::seeded(1)).build().unwrap();
     keeper.run_once().await.unwrap();
-    [1, 2].map(|seq| store.add(seq));
+    for seq in [1, 2] {
+        store.add(seq);
+    }
     let wake = crate::Wake::new();
     let poller = shared.poller(&wake, (Duration::from_millis(10), Duration::from_millis(10))).unwrap();
     let engine = Engine::new(&shared, &settings, keeper.leases());
@@ -159,7 +161,7 @@ async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_
     let summary = loop {
         let idle = async {
             for _ in 0..20 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::select! {
@@ -171,4 +173,12 @@ async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_
     };
     assert_eq!(store.0.lock().unwrap().handled, [1, 2, 3]);
     assert_eq!((summary.sent, summary.retried), (2, 1));
+}
+
+#[test]
+fn a_page_that_was_slow_puts_off_what_is_due_by_a_second_at_most() {
+    let millis = Duration::from_millis;
+    assert_eq!(back_wait(millis(0)), millis(20));
+    assert_eq!(back_wait(millis(5)), millis(100));
+    assert_eq!(back_wait(millis(4_000)), millis(1_000));
 }

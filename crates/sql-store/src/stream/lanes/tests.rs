@@ -267,6 +267,24 @@ fn what_comes_behind_a_row_that_waited_is_read_when_its_wait_is_over_though_it_h
 }
 
 #[test]
+fn no_more_waits_are_remembered_than_there_is_room_for() {
+    let mut lanes = lanes();
+    let all = i64::try_from(WAITS).unwrap() + 10;
+    for seq in 1..=all {
+        let key = format!("k{seq}");
+        let message = Message::builder(stored(seq).message.id(), "kind", Timestamp::from_millis(1));
+        let message = message.ordering_key(key.as_str()).build().unwrap();
+        lanes.look_again();
+        lanes.next_page().unwrap();
+        let rows = vec![Stored { message, ..stored(seq) }];
+        lanes.load(Page { rows, ..Page::default() }, 1_000, Monotonic::default());
+        assert_eq!(take(&mut lanes), [seq]);
+        lanes.end(row(seq), Some(&OrderingKey::new(key).unwrap()), 7, End::Waits(Monotonic::NEVER));
+    }
+    assert_eq!((lanes.waits.len(), lanes.waiting.len()), (WAITS, WAITS));
+}
+
+#[test]
 fn a_page_from_before_a_row_waits_does_not_end_its_wait() {
     let over = Monotonic::default() + Duration::from_secs(1);
     let mut lanes = lanes();
