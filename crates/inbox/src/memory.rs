@@ -364,7 +364,7 @@ impl InboxStore for MemoryInbox {
                     written += 1;
                 }
             }
-            Settled { stale: stale.to_vec(), written }
+            Settled { stale: stale.to_vec(), written, waited: Vec::new() }
         }))
     }
 
@@ -390,7 +390,7 @@ impl InboxStore for MemoryInbox {
                 state.dead.insert(dying.row.seq, dead);
                 written += 1;
             }
-            Settled { stale: stale.to_vec(), written }
+            Settled { stale: stale.to_vec(), written, waited: Vec::new() }
         }))
     }
 

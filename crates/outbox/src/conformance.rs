@@ -50,6 +50,7 @@ macro_rules! outbox_conformance {
             what_is_noted_stays_until_it_is_settled
             what_is_settled_under_a_stale_lease_settles_nothing
             a_settlement_can_be_repeated
+            a_settlement_tells_what_waited
             relays_share_the_shards
             dead_letters_are_listed_by_filter_and_page
             a_replayed_message_goes_before_its_successors

@@ -223,7 +223,7 @@ impl OutboxStore for MemoryOutbox {
                     written += 1;
                 }
             }
-            Settled { stale: stale.to_vec(), written }
+            Settled { stale: stale.to_vec(), written, waited: Vec::new() }
         }))
     }
 
@@ -234,6 +234,10 @@ impl OutboxStore for MemoryOutbox {
             let fenced = |row: &RowId| {
                 settlement.leases.iter().any(|lease| lease.shard == row.shard) && !stale.contains(&row.shard)
             };
+            let dead = settlement.dead.iter().map(|dying| &dying.row);
+            let waits = |row: &&RowId| state.rows.get(&row.seq).is_some_and(|row| row.retry_at.is_some());
+            let leaving = settlement.done.iter().chain(dead).filter(|row| fenced(row));
+            let waited = leaving.filter(waits).copied().collect();
             let mut written = 0;
             for row in settlement.done.iter().filter(|row| fenced(row)) {
                 written += u64::from(state.rows.remove(&row.seq).is_some());
@@ -245,7 +249,7 @@ impl OutboxStore for MemoryOutbox {
                 written += u64::from(state.rows.contains_key(&dying.row.seq));
                 state.bury(dying.row.seq, dying.reason, error_text(&dying.error), dying.attempts, now);
             }
-            Settled { stale: stale.to_vec(), written }
+            Settled { stale: stale.to_vec(), written, waited }
         }))
     }
 

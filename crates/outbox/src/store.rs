@@ -74,14 +74,16 @@ pub trait OutboxStore: Send + Sync + 'static {
     /// Makes the first message of a key a dead letter, and the next one due now unless it waits already. Returns the id of the
     /// one skipped.
     ///
-    /// This, [`park`](Self::park) and [`resume`](Self::resume) are for keys that stand still. If a relay has the key's first message in
-    /// memory, it may pass over what lies behind it for up to a minute, and send what is added later first.
+    /// A message that a relay has in memory may be sent all the same; the order of its key is kept.
     fn skip(&self, key: &OrderingKey) -> impl Future<Output = Result<Option<MessageId>, StoreError>> + Send;
 
     /// Makes the first message of a key wait until [`resume`](Self::resume). Returns its id.
+    ///
+    /// One that a relay has in memory may be sent all the same; the order of its key is kept.
     fn park(&self, key: &OrderingKey) -> impl Future<Output = Result<Option<MessageId>, StoreError>> + Send;
 
-    /// Makes the first message of a key due now. Returns its id.
+    /// Makes the first message of a key due now. Returns its id. If it is a dead letter that was replayed, and a later message is
+    /// parked, that stays so until it is the first and this is called again.
     fn resume(&self, key: &OrderingKey)
     -> impl Future<Output = Result<Option<MessageId>, StoreError>> + Send;
 }

@@ -5,7 +5,7 @@ use relaykit_pipeline_traits::{Message, MessageId};
 
 use super::harness::{Bench, Harness, LEASE, key, once};
 use super::sender::{Call, TestSender};
-use crate::store::{Dying, OpenTransactions, OutboxStore, ReadFrom, RowId, Seq, Settlement, Waiting};
+use crate::store::{Dying, OpenTransactions, OutboxStore, ReadFrom, RowId, Seq, Settlement, Stored, Waiting};
 use crate::{AddError, Added, DEFAULT_MAX_PAYLOAD_BYTES, DeadFilter, DeadReason, MAX_LISTED};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -169,7 +169,7 @@ pub async fn a_message_that_is_due_holds_its_key_until_it_is_read(harness: &impl
     let relay = bench.relay(&sender).build().expect("the settings are valid");
     once(&relay).await;
     let store = relay.store();
-    let shard = |rows: Vec<crate::Stored>| rows.first().map(|stored| stored.row).expect("there is a row");
+    let shard = |rows: Vec<Stored>| rows.first().map(|stored| stored.row).expect("there is a row");
     let everywhere = |after: Seq| -> Vec<ReadFrom> {
         let shards = relaykit_sql_store::Shards::new(16).expect("the count is within bounds");
         shards.all().map(|shard| ReadFrom { shard, after }).collect()
@@ -454,6 +454,36 @@ pub async fn a_settlement_can_be_repeated(harness: &impl Harness) {
     assert_eq!(store.settle(&settlement).await.expect("the store answers").written, 0);
     let depth = store.depth().await.expect("the store answers");
     assert_eq!((depth.pending, depth.dead), (0, 1));
+}
+
+/// A settlement tells which of the rows that leave waited, also those that somebody else made wait after they were read: what lay behind
+/// those was hidden meanwhile.
+pub async fn a_settlement_tells_what_waited(harness: &impl Harness) {
+    let mut bench = Bench::new(harness);
+    for name in ["a", "b", "c", "d"] {
+        bench.add(name, 2).await;
+    }
+    let store = harness.store();
+    let leases = bench.lease_all().await;
+    let from: Vec<_> = leases.iter().map(|lease| ReadFrom { shard: lease.shard, after: Seq(0) }).collect();
+    let rows = store.page(&from, &OpenTransactions::default(), 10).await.expect("the store answers").rows;
+    let first = |name: &str| {
+        let of_key = |row: &&Stored| row.message.ordering_key() == Some(&key(name));
+        rows.iter().find(of_key).expect("it is on the page").row
+    };
+    store.park(&key("a")).await.expect("the store answers");
+    store.resume(&key("b")).await.expect("the store answers");
+    store.park(&key("d")).await.expect("the store answers");
+    let dead = Dying { row: first("d"), attempts: 1, reason: DeadReason::Rejected, error: String::new() };
+    let done = vec![first("a"), first("b"), first("c")];
+    let settlement = Settlement { leases, done, retry: Vec::new(), dead: vec![dead] };
+    let mut settled = store.settle(&settlement).await.expect("the store answers");
+    let mut waited = vec![first("a"), first("b"), first("d")];
+    settled.waited.sort_unstable();
+    waited.sort_unstable();
+    assert_eq!((settled.written, settled.waited), (4, waited));
+    let again = store.settle(&settlement).await.expect("the store answers");
+    assert_eq!((again.written, again.waited), (0, vec![]));
 }
 
 /// Relays share the shards about equally, and together send everything in order.

@@ -15,7 +15,7 @@ pub(super) const CALL_PAGE: &str = "select * from {page}($1, $2, $3, $4, $5, $6,
 pub(super) const CREATE_SETTLE: &str = "create or replace function {settle}(
       int[], bigint[], int[], bigint[], int[], bigint[], int[], bigint[], bool[], text[],
       int[], bigint[], int[], text[], text[], bool[]
-    ) returns table (out_stale int[], out_written bigint)";
+    ) returns table (out_stale int[], out_written bigint, out_waited_shards int[], out_waited_seqs bigint[])";
 
 pub(super) const CALL_SETTLE: &str =
     "select * from {settle}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
@@ -160,13 +160,14 @@ from page p cross join t order by p.shard, p.seq)";
 ///
 /// What was sent is deleted here, or moved to the archive if there is one: then the migration that makes the archive replaces the
 /// function, so nothing has to ask each time.
-pub(super) const SETTLE: [&str; 3] = [DONE, " returning 1)", SETTLE_REST];
+pub(super) const SETTLE: [&str; 3] =
+    [DONE, " returning m.shard, m.seq, m.retry_at is not null as waited)", SETTLE_REST];
 
 /// The same beside an archive. The row goes to the partition of its day, or to the default one, so that this cannot fail.
 pub(super) const SETTLE_ARCHIVED: [&str; 3] = [
     DONE,
     " returning m.seq, m.shard, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at, m.added_at,
-      m.attempts, m.first_failed_at
+      m.attempts, m.first_failed_at, m.retry_at is not null as waited
 ),
 kept as (
     insert into {archive} (seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at,
@@ -205,7 +206,7 @@ dying as (
       unnest($11::int[], $12::bigint[], $13::int[], $14::text[], $15::text[]) as d(shard, seq, attempts, reason, error)
     where d.shard = any(array(select f.shard from fence f)) and m.shard = any(array[d.shard]) and m.seq = d.seq
     returning m.seq, m.shard, m.message_id, m.kind, m.ordering_key, m.payload, m.headers, m.occurred_at, m.added_at,
-      d.attempts, m.first_failed_at, m.last_failed_at, d.reason, d.error
+      d.attempts, m.first_failed_at, m.last_failed_at, d.reason, d.error, m.retry_at is not null as waited
 ),
 died as (
     insert into {dead} (seq, shard, message_id, kind, ordering_key, payload, headers, occurred_at, added_at,
@@ -214,11 +215,15 @@ died as (
       d.attempts, coalesce(d.first_failed_at, t.now), t.now, d.reason, d.error, t.now
     from dying d, t
     returning 1
+),
+waited as materialized (
+    select d.shard, d.seq from done d where d.waited union all select d.shard, d.seq from dying d where d.waited
 )
 select
   array(select g.shard from unnest($1::int[]) as g(shard)
     where g.shard <> all(array(select f.shard from fence f)) order by g.shard),
-  (select count(*) from done) + (select count(*) from retried) + (select count(*) from died)";
+  (select count(*) from done) + (select count(*) from retried) + (select count(*) from died),
+  array(select w.shard from waited w order by w.seq), array(select w.seq from waited w order by w.seq)";
 
 /// Follows [`FENCE`](relaykit_sql_store::FENCE). Rows are found as by [`SETTLE`].
 pub(super) const SUSPECT: &str = ", noted as (

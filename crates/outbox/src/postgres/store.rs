@@ -1,7 +1,7 @@
 use relaykit_pipeline_traits::{MessageId, OrderingKey};
 use relaykit_sql_store::postgres::row::{RawMessage, attempts, count, duration, message_id};
 use relaykit_sql_store::postgres::stream::{
-    PageColumns, SettlementColumns, bind_filter, lease_columns, read_page, read_settled, readable,
+    PageColumns, SettlementColumns, bind_filter, lease_columns, read_page, read_rows, read_settled, readable,
     row_columns,
 };
 use relaykit_sql_store::postgres::{Finish, Guarded, PgLeaseStore, PgTimestamp, Statement};
@@ -128,7 +128,10 @@ impl OutboxStore for PgOutboxStore {
         self.pool
             .run("settle messages", move |conn: &mut PgConnection| {
                 let (sql, columns) = (sql.clone(), std::sync::Arc::clone(&columns));
-                Box::pin(async move { read_settled(&columns.bind(sql.query()).fetch_one(conn).await?) })
+                Box::pin(async move {
+                    let row = columns.bind(sql.query()).fetch_one(conn).await?;
+                    Ok(Settled { waited: read_rows(&row, 2)?, ..read_settled(&row)? })
+                })
             })
             .await
     }

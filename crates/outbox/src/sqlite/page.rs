@@ -23,7 +23,8 @@ const NOT_HELD: &str = " and not exists (
   and b.retry_at is not null and (b.retry_at > ?2 or b.seq <= ?3)
 )";
 
-const WAITS: &str = "select exists (select 1 from {messages} where retry_at is not null)";
+/// Says whether any row waits, or has waited.
+pub(super) const WAITS: &str = "select exists (select 1 from {messages} where retry_at is not null)";
 
 const DUE: [&str; 2] = [
     "select min(m.seq) from {messages} m

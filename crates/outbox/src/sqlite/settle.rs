@@ -1,6 +1,8 @@
 use relaykit_sql_store::Names;
 use relaykit_sql_store::sqlite::SettleQueries;
 
+use super::page::WAITS;
+
 const DONE: &str = "delete from {messages} where seq = ?1 and shard = ?2";
 
 /// A row that waits already was written before, when the answer was lost, or parked meanwhile; its wait stays.
@@ -26,7 +28,10 @@ from {messages} where seq = ?1 and shard = ?2";
 
 const SUSPECT: &str = "update {messages} set suspicion = ?3 where seq = ?1 and shard = ?2";
 
+const WAITED: &str =
+    "select exists (select 1 from {messages} where seq = ?1 and shard = ?2 and retry_at is not null)";
+
 /// Returns how rows are settled.
 pub(super) fn settle(names: &Names) -> SettleQueries {
-    SettleQueries::new(names, DONE, RETRY, BURY, SUSPECT)
+    SettleQueries::new(names, DONE, RETRY, BURY, SUSPECT).telling_what_waited(names, WAITS, WAITED)
 }

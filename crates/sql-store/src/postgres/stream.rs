@@ -169,7 +169,18 @@ pub fn row_columns<'r>(rows: impl IntoIterator<Item = &'r RowId>) -> (Vec<i32>, 
 /// A column is of another type.
 pub fn read_settled(row: &PgRow) -> Result<Settled, sqlx::Error> {
     let stale: Vec<i32> = row.try_get(0)?;
-    Ok(Settled { stale: stale.into_iter().map(shard).collect::<Result<_, _>>()?, written: count(row, 1)? })
+    let stale = stale.into_iter().map(shard).collect::<Result<_, _>>()?;
+    Ok(Settled { stale, written: count(row, 1)?, waited: Vec::new() })
+}
+
+/// Reads the names of rows: a column of shards, and one of places behind it.
+///
+/// # Errors
+///
+/// A column is of another type.
+pub fn read_rows(row: &PgRow, column: usize) -> Result<Vec<RowId>, sqlx::Error> {
+    let (shards, seqs): (Vec<i32>, Vec<i64>) = (row.try_get(column)?, row.try_get(column + 1)?);
+    shards.into_iter().zip(seqs).map(|(shard, seq)| row_id(shard, seq)).collect()
 }
 
 /// Reads a page.
@@ -188,9 +199,7 @@ pub fn read_page(rows: &[PgRow]) -> Result<Page, sqlx::Error> {
         if let Some(shard) = row.try_get(0)? {
             read_row(row, row_id(shard, row.try_get(1)?)?, &mut page)?;
         } else {
-            let (shards, seqs): (Vec<i32>, Vec<i64>) = (row.try_get(12)?, row.try_get(13)?);
-            let due = shards.into_iter().zip(seqs).map(|(shard, seq)| row_id(shard, seq));
-            page.due = due.collect::<Result<_, _>>()?;
+            page.due = read_rows(row, 12)?;
             page.next_due = row.try_get::<Option<i64>, _>(14)?.map(duration);
             page.snapshot = read_snapshot(row)?;
         }

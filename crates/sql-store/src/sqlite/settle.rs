@@ -16,6 +16,7 @@ pub struct SettleQueries {
     retry: Sql,
     bury: Sql,
     suspect: Sql,
+    waits: Option<[Sql; 2]>,
 }
 
 impl SettleQueries {
@@ -36,7 +37,15 @@ impl SettleQueries {
         suspect: &'static str,
     ) -> Self {
         let sql = |text| Sql::new(names, &[text]);
-        Self { fence: sql(FENCE), done: sql(done), retry: sql(retry), bury: sql(bury), suspect: sql(suspect) }
+        let (done, retry, bury, suspect) = (sql(done), sql(retry), sql(bury), sql(suspect));
+        Self { fence: sql(FENCE), done, retry, bury, suspect, waits: None }
+    }
+
+    /// Tells of rows that leave whether they waited. `any` says whether a row does, and `one` whether the row at the place `?1` in the
+    /// shard `?2` does.
+    #[must_use]
+    pub fn telling_what_waited(self, names: &Names, any: &'static str, one: &'static str) -> Self {
+        Self { waits: Some([any, one].map(|text| Sql::new(names, &[text]))), ..self }
     }
 
     /// Settles within a transaction, so that no shard changes its owner meanwhile. `keep` runs for a row that is done before it is
@@ -57,6 +66,9 @@ impl SettleQueries {
         let dead = settlement.dead.iter().map(|one| &one.row);
         let held = self.held(connection, &settlement.leases, done.chain(retry).chain(dead))?;
         let holds = |row: &RowId| held.get(&row.shard).copied().unwrap_or(false);
+        let dead = settlement.dead.iter().map(|one| &one.row);
+        let leaving = settlement.done.iter().chain(dead).filter(|row| holds(row));
+        let waited = self.waited(connection, leaving)?;
         let mut written = 0;
         let at = now.as_micros();
         let mut done = connection.prepare_cached(self.done.as_str())?;
@@ -81,7 +93,26 @@ impl SettleQueries {
             written += bury.execute(params![seq, shard, at, one.attempts, reason, error])?;
             done.execute(params![seq, shard])?;
         }
-        Ok(settled(held, written))
+        Ok(Settled { waited, ..settled(held, written) })
+    }
+
+    /// Returns those of the rows that wait, or have waited.
+    fn waited<'r>(
+        &self,
+        connection: &Connection,
+        rows: impl Iterator<Item = &'r RowId>,
+    ) -> SqlResult<Vec<RowId>> {
+        let Some([any, one]) = &self.waits else { return Ok(Vec::new()) };
+        let mut waited = Vec::new();
+        if connection.prepare_cached(any.as_str())?.query_row([], |row| row.get(0))? {
+            let mut one = connection.prepare_cached(one.as_str())?;
+            for row in rows {
+                if one.query_row(params![row.seq.0, row.shard.number()], |row| row.get(0))? {
+                    waited.push(*row);
+                }
+            }
+        }
+        Ok(waited)
     }
 
     /// Notes within a transaction that rows are about to be sent, or takes that back.
@@ -142,5 +173,5 @@ impl SettleQueries {
 
 fn settled(held: BTreeMap<Shard, bool>, written: usize) -> Settled {
     let stale = held.into_iter().filter(|(_, holds)| !holds).map(|(shard, _)| shard).collect();
-    Settled { stale, written: u64::try_from(written).unwrap_or(u64::MAX) }
+    Settled { stale, written: u64::try_from(written).unwrap_or(u64::MAX), waited: Vec::new() }
 }

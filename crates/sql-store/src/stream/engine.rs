@@ -364,7 +364,7 @@ where
         }
         let mut careful = self.shared.careful();
         for (row, _, token, end) in &ended.rows {
-            if matches!(end, End::Gone | End::Waits(_) | End::Unwritten) {
+            if matches!(end, End::Gone | End::Waits(_) | End::ReadAgain) {
                 careful.settled(row.shard, *token);
             }
         }

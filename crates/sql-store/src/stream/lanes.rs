@@ -34,9 +34,9 @@ pub(crate) enum End {
     Gone,
     /// It waits in the store, and holds its key, until then.
     Waits(Monotonic),
-    /// It was not there when it was to be written that it waits: an earlier call has ended it, and its answer was lost. Or it waits,
-    /// as was written before.
-    Unwritten,
+    /// It has left the store, or waits there, and what lies behind it may have been hidden without anybody knowing: it had left before it
+    /// was written what became of it, or somebody else made it wait after it was read. Its key is read again.
+    ReadAgain,
     /// It is as it was; or an earlier call has ended it, and its answer was lost.
     Back(Box<Loaded>),
     /// Nobody here knows; its shard is, or will be, somebody else's.
@@ -80,7 +80,7 @@ pub(crate) struct Lanes {
     /// The keys of which rows behind this place were left behind, and are to be read again before any later one.
     left_behind: HashMap<Name, Seq>,
     /// The keys of which a row waits that was here, and that row; so many at most. Nothing behind it is taken until it is read again: the
-    /// store may have it as gone before, if a settlement takes effect late that was given up.
+    /// store may have it as gone before, if a settlement takes effect late that was given up, or if it is skipped.
     waiting: HashMap<Name, Seq>,
     /// Until when these wait.
     waits: BTreeMap<(Monotonic, Shard, Seq), Name>,
@@ -250,9 +250,14 @@ impl Lanes {
                 if meanwhile.ended.contains(&loaded.row) || meanwhile.waiting.contains(&name) {
                     continue;
                 }
-                match self.waiting.get(&name) {
-                    Some(waits) if *waits <= from => continue,
-                    Some(waits) if *waits <= loaded.row.seq => drop(self.waiting.remove(&name)),
+                match self.waiting.get(&name).copied() {
+                    Some(waits) if waits <= from => {
+                        // The store would hide it behind the one that waits; so that has gone, and what it held comes first.
+                        self.waiting.remove(&name);
+                        self.leave_behind(&name, Seq(waits.0.saturating_sub(1)));
+                        continue;
+                    }
+                    Some(waits) if waits <= loaded.row.seq => drop(self.waiting.remove(&name)),
                     _ => {}
                 }
                 new.push((name, loaded));
@@ -415,7 +420,7 @@ impl Lanes {
             return;
         };
         if let Some(meanwhile) = &mut self.meanwhile
-            && matches!(end, End::Gone | End::Waits(_) | End::Unwritten)
+            && matches!(end, End::Gone | End::Waits(_) | End::ReadAgain)
         {
             meanwhile.ended.insert(row);
         }
@@ -435,7 +440,7 @@ impl Lanes {
                 lane.rows.insert(row.seq, *loaded);
                 self.loaded += 1;
             }
-            End::Waits(_) | End::Unwritten => {
+            End::Waits(_) | End::ReadAgain => {
                 // What comes behind it is read again when its wait is over.
                 self.loaded -= lane.rows.len();
                 self.by_name.remove(&name);
@@ -448,7 +453,7 @@ impl Lanes {
                         self.waiting.insert(name, row.seq);
                     }
                     // Or now, if it has left: then nobody says that its wait is over.
-                    End::Unwritten => self.leave_behind(&name, Seq(row.seq.0.saturating_sub(1))),
+                    End::ReadAgain => self.leave_behind(&name, Seq(row.seq.0.saturating_sub(1))),
                     _ => {}
                 }
                 return;
@@ -483,9 +488,10 @@ impl Lanes {
     /// Reads the rows of a key behind this place again, and takes no later ones until then.
     fn leave_behind(&mut self, name: &Name, place: Seq) {
         let Some(held) = self.shards.get_mut(&name.shard()) else { return };
-        held.go_back(Seq(place.0.saturating_add(1)));
         let first = self.left_behind.entry(name.clone()).or_insert(place);
         *first = place.min(*first);
+        // From where it was left behind first: a page that begins later does not bring it back.
+        held.go_back(Seq(first.0.saturating_add(1)));
         if let Some(meanwhile) = &mut self.meanwhile {
             meanwhile.left_behind.insert(name.clone());
         }

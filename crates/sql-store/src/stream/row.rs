@@ -166,6 +166,11 @@ pub struct Settled {
     /// How many rows of the others were written. If fewer than there were, some may have ended before: what comes behind those that
     /// were to wait is read again.
     pub written: u64,
+    /// Those that have left, done or dead, though they waited in the store, as when an operator makes a row wait that was read before.
+    /// Empty where nobody but a settlement makes a row wait.
+    ///
+    /// While such a row waited, pages hid what lies behind it; so that is read again.
+    pub waited: Vec<RowId>,
 }
 
 /// How much waits in a store.

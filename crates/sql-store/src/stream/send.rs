@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -369,7 +369,8 @@ where
             if rows == 0 { Some(Settled::default()) } else { write(shared, &settlement, permits).await };
         // Less than all is what an earlier try has written, or what a handler has ended itself, without an answer.
         let in_doubt = settled.as_ref().is_some_and(|settled| settled.written < rows as u64);
-        let stale = settled.map(|settled| settled.stale);
+        let (stale, waited) = settled.map(|settled| (settled.stale, settled.waited)).unzip();
+        let waited: HashSet<RowId> = waited.into_iter().flatten().collect();
         let mut lost_shards: Vec<Shard> = Vec::new();
         for (loaded, fate) in fates {
             let (row, key) = (loaded.row, loaded.key.clone());
@@ -382,8 +383,13 @@ where
                 ended.rows.push((row, key, token(row), End::Lost));
                 continue;
             }
+            let is_settled = !ended_itself(&fate);
             let end = match ended.count(shared, &loaded, fate) {
-                End::Waits(_) if in_doubt => End::Unwritten,
+                End::Waits(_) if in_doubt => End::ReadAgain,
+                // Unless it had waited before: then that is done anyway.
+                End::Gone if is_settled && key.is_some() && !loaded.waited => {
+                    if in_doubt || waited.contains(&row) { End::ReadAgain } else { End::Gone }
+                }
                 end => end,
             };
             ended.rows.push((row, key, token(row), end));

@@ -76,7 +76,7 @@ impl StreamStore for Store {
         let retried =
             settlement.retry.iter().filter(|waiting| state.rows.contains_key(&waiting.row.seq)).count();
         let done = settlement.done.iter().filter(|row| state.rows.remove(&row.seq).is_some()).count();
-        Ok(Settled { stale: Vec::new(), written: (retried + done) as u64 })
+        Ok(Settled { written: (retried + done) as u64, ..Settled::default() })
     }
 
     async fn depth(&self) -> Result<Depth, StoreError> {

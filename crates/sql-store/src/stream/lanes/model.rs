@@ -5,8 +5,8 @@ use super::tests::{SHARD, row, stored};
 use super::*;
 
 /// One shard, a store beside it, and everything that can happen between, in random order: rows that transactions add and commit
-/// much later, pages that arrive late, sends that end late, or by themselves without an answer, leases that are about to be given back and kept after all, or lost
-/// and taken anew.
+/// much later, pages that arrive late, sends that end late, or by themselves without an answer, leases that are about to be given back
+/// and kept after all, or lost and taken anew, and operators who park, resume and skip.
 #[test]
 fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left() {
     for seed in 0..1_000 {
@@ -31,6 +31,9 @@ fn whatever_happens_in_between_the_order_of_each_key_is_kept_and_nothing_is_left
 /// When a row waits no more; 0 if it never waited.
 type Wait = u64;
 
+/// That of a row that waits for an operator.
+const PARKED: Wait = 1_000_000;
+
 fn moment(wait: Wait) -> Monotonic {
     Monotonic::default() + Duration::from_secs(wait)
 }
@@ -54,6 +57,8 @@ struct World {
     /// What the store has, and the lanes do not know yet.
     settled: Vec<(Seq, OrderingKey, i64, End)>,
     taken: Vec<(OrderingKey, Seq)>,
+    /// What was written as failed, and no operator has touched since.
+    failed: HashSet<Seq>,
 }
 
 impl World {
@@ -78,6 +83,7 @@ impl World {
             sent,
             settled,
             taken,
+            failed: HashSet::new(),
         }
     }
 
@@ -160,6 +166,29 @@ impl World {
         Page { rows: rows.collect(), due, ..Page::default() }
     }
 
+    /// Parks, resumes or skips the first row of a key; in the end whatever is parked is resumed.
+    fn operate(&mut self, rng: &mut Rng, calm: bool) {
+        let key = OrderingKey::new(format!("k{}", rng.below(3))).unwrap();
+        let now = self.now;
+        let mut rows = self.rows.iter_mut().filter(|(_, (other, _))| *other == key);
+        let Some((seq, (_, wait))) = rows.next() else { return };
+        self.failed.remove(seq);
+        match rng.below(3) {
+            _ if calm => *wait = if *wait == PARKED { now } else { *wait },
+            0 => *wait = PARKED,
+            1 => *wait = now,
+            _ => {
+                let seq = *seq;
+                if let Some((_, (_, wait))) = rows.next()
+                    && *wait == 0
+                {
+                    *wait = now;
+                }
+                self.rows.remove(&seq);
+            }
+        }
+    }
+
     fn step(&mut self, rng: &mut Rng, calm: bool) {
         self.now += rng.below(3);
         let leases = if self.held { vec![Lease { shard: SHARD, token: self.token }] } else { Vec::new() };
@@ -170,12 +199,13 @@ impl World {
             // A settlement that was given up takes effect late: one that waits leaves.
             14 if !calm && rng.chance(0.2) => {
                 let on_its_way = |seq: &Seq| self.sent.iter().any(|(loaded, _)| loaded.row.seq == *seq);
-                let waits = |(seq, (_, wait)): &(&Seq, &(OrderingKey, Wait))| *wait > 0 && !on_its_way(seq);
-                let left = self.rows.iter().filter(waits).map(|(seq, _)| *seq).next();
+                let waits = |seq: &&Seq| self.failed.contains(seq) && !on_its_way(seq);
+                let left = self.rows.keys().find(waits).copied();
                 if let Some((seq, (key, _))) = left.and_then(|seq| self.rows.remove_entry(&seq)) {
                     self.taken.push((key, seq));
                 }
             }
+            13 if calm || rng.chance(0.2) => self.operate(rng, calm),
             1 => self.held = calm || !self.held || rng.chance(0.8),
             2 if !calm && self.sent.is_empty() && self.settled.is_empty() && rng.chance(0.1) => {
                 self.token += 1;
@@ -215,18 +245,30 @@ impl World {
                 let fails = !calm && rng.chance(0.3);
                 let end = match self.rows.get_mut(&seq) {
                     Some((_, wait)) if fails => {
-                        *wait = self.now + rng.below(6);
-                        End::Waits(moment(*wait))
+                        let until = self.now + rng.below(6);
+                        // What was parked meanwhile stays so.
+                        if *wait != PARKED {
+                            *wait = until;
+                            self.failed.insert(seq);
+                        }
+                        End::Waits(moment(until))
                     }
-                    // It ended itself before, and nobody was told.
-                    None if fails => End::Unwritten,
+                    // It ended itself before and nobody was told, or it was skipped.
+                    None if fails => End::ReadAgain,
                     there => {
-                        if there.is_some() {
+                        // The store tells what waited, which may be since it was read.
+                        let waits = there.is_none_or(|(_, wait)| *wait > 0 && !loaded.waited);
+                        if self.rows.remove(&seq).is_some() {
                             self.taken.push((key.clone(), seq));
-                            self.rows.remove(&seq);
                         }
                         let unanswered = !calm && rng.chance(0.1);
-                        if unanswered { End::Back(Box::new(loaded)) } else { End::Gone }
+                        if unanswered {
+                            End::Back(Box::new(loaded))
+                        } else if waits {
+                            End::ReadAgain
+                        } else {
+                            End::Gone
+                        }
                     }
                 };
                 self.settled.push((seq, key, token, end));
