@@ -125,6 +125,21 @@ impl Bench {
         self.play_while(report, rounds, round, |_| true).await;
     }
 
+    /// Runs rounds of a test as [`play_all`](Self::play_all) does, and more until it is enough, at most so many times as many.
+    pub(crate) async fn play_until<F>(
+        self: &Arc<Self>,
+        report: &mut Report,
+        (rounds, times): (u64, u64),
+        round: impl Fn(Arc<Self>, u64) -> F,
+        is_enough: impl Fn() -> bool,
+    ) where
+        F: Future<Output = anyhow::Result<Round>> + Send + 'static,
+    {
+        self.play_all(report, rounds, &round).await;
+        let more = self.seed + rounds..self.seed + rounds * times;
+        self.play_seeds(report, more, round, |_| !is_enough()).await;
+    }
+
     async fn play_while<F>(
         self: &Arc<Self>,
         report: &mut Report,
@@ -134,7 +149,20 @@ impl Bench {
     ) where
         F: Future<Output = anyhow::Result<Round>> + Send + 'static,
     {
-        let mut seeds = self.seeds(report.test, rounds).into_iter();
+        let seeds = self.seeds(report.test, rounds);
+        self.play_seeds(report, seeds, round, goes_on).await;
+    }
+
+    async fn play_seeds<F>(
+        self: &Arc<Self>,
+        report: &mut Report,
+        seeds: impl IntoIterator<Item = u64>,
+        round: impl Fn(Arc<Self>, u64) -> F,
+        goes_on: impl Fn(&'static str) -> bool,
+    ) where
+        F: Future<Output = anyhow::Result<Round>> + Send + 'static,
+    {
+        let mut seeds = seeds.into_iter();
         let mut playing = JoinSet::new();
         loop {
             while playing.len() < AT_ONCE

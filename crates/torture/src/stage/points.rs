@@ -46,6 +46,11 @@ const AT_ONCE: usize = 3;
 const DEATHS: u64 = 20;
 const TRIES: u32 = 3;
 
+/// How many times as many rounds are played at the most, until each place was met often enough; and how many are to die at a place that
+/// was not, in each of them. Some places are met only by who gets what somebody else left, and gets it first.
+const TIMES: u64 = 4;
+const COPIES: usize = 3;
+
 /// How many died where.
 type Deaths = Arc<Mutex<BTreeMap<&'static str, u64>>>;
 
@@ -68,15 +73,19 @@ pub(crate) async fn points<S: Subject>(bench: &Arc<Bench>, test: &'static str, k
     let start = Start { program, under: Vec::new(), environment: Vec::new() };
     // Now and then one is killed before it comes there.
     let rounds = bench.rounds(DEATHS + 4, 60);
-    let counted = Arc::clone(&deaths);
-    bench
-        .play_all(&mut report, rounds, move |bench, seed| {
-            round::<S>(bench, seed, kind, start.clone(), Arc::clone(&counted))
-        })
-        .await;
+    let last = bench.seed + rounds;
+    let wanted = rounds.min(DEATHS);
+    let play = |bench, seed| {
+        let all = doomed(places.iter().map(|place| (*place, 1)));
+        let rare = places.iter().filter(|(_, place)| met(&deaths, place) < wanted);
+        let doomed = if seed < last { all } else { doomed(rare.map(|place| (*place, COPIES))) };
+        round::<S>(bench, seed, kind, start.clone(), doomed, Arc::clone(&deaths))
+    };
+    let is_enough = || places.iter().all(|(_, place)| met(&deaths, place) >= wanted);
+    bench.play_until(&mut report, (rounds, TIMES), play, is_enough).await;
     let deaths = deaths.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for (place, count) in &deaths {
-        if *count < rounds.min(DEATHS) {
+        if *count < wanted {
             report.fail(format!("only {count} died at {place}"));
         }
     }
@@ -93,19 +102,29 @@ fn places<S: Subject>(kind: Kind) -> Vec<(Role, &'static str)> {
     PLACES.into_iter().chain(S::PLACES.iter().copied()).chain(on_sqlite).collect()
 }
 
+fn met(deaths: &Deaths, place: &str) -> u64 {
+    deaths.lock().unwrap_or_else(PoisonError::into_inner).get(place).copied().unwrap_or_default()
+}
+
+/// Makes so many die at each of these places.
+fn doomed(places: impl Iterator<Item = ((Role, &'static str), usize)>) -> Vec<Doom> {
+    places
+        .flat_map(|((role, place), copies)| (0..copies).map(move |_| Doom { role, place, tries: 0 }))
+        .collect()
+}
+
 async fn round<S: Subject>(
     bench: Arc<Bench>,
     seed: u64,
     kind: Kind,
     start: Start,
+    mut doomed: Vec<Doom>,
     deaths: Deaths,
 ) -> anyhow::Result<Round> {
     let mut scene = Scene::<S>::begin(&bench, kind, seed).await?;
-    let mut places = places::<S>(kind);
-    for last in (1..places.len()).rev() {
-        places.swap(last, usize::try_from(scene.rng.below(last as u64 + 1))?);
+    for last in (1..doomed.len()).rev() {
+        doomed.swap(last, usize::try_from(scene.rng.below(last as u64 + 1))?);
     }
-    let mut doomed: Vec<_> = places.into_iter().map(|(role, place)| Doom { role, place, tries: 0 }).collect();
     let (mut dying, mut trials) = (JoinSet::new(), 0);
     loop {
         while dying.len() < AT_ONCE
