@@ -17,6 +17,7 @@ mod send;
 mod settings;
 mod store;
 mod summary;
+mod turn;
 
 pub use careful::Careful;
 pub use dead::{DeadFilter, DeadReason, MAX_LISTED, check_limit};

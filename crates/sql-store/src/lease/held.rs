@@ -108,6 +108,12 @@ impl Held {
         held.is_some_and(|held| held.token == lease.token && held.inherited)
     }
 
+    /// Returns whether a lease is held and is to be given back.
+    pub(super) fn is_retiring(&self, lease: Lease) -> bool {
+        let held = self.entries.get(&lease.shard).and_then(|entry| entry.lease.as_ref());
+        held.is_some_and(|held| held.token == lease.token && held.state != State::Kept)
+    }
+
     /// Begins work on a shard, if that may be.
     pub(super) fn enter(&mut self, shard: Shard, now: Monotonic) -> Option<Lease> {
         let entry = self.entries.get_mut(&shard)?;
@@ -260,6 +266,7 @@ mod tests {
         let work = held.enter(Shard::new(1), at(0)).unwrap();
         held.retire(&[Shard::new(1), Shard::new(2)]);
         assert!(held.enter(Shard::new(1), at(0)).is_none());
+        assert!(held.is_retiring(work) && !held.is_retiring(lease(1, 8)));
         assert_eq!(held.give_back(), [lease(2, 3)]);
         assert!(held.leave(work));
         assert_eq!(held.give_back(), [lease(1, 7), lease(2, 3)]);
@@ -283,6 +290,7 @@ mod tests {
         let mut held = held(&[lease(1, 7)]);
         held.retire(&[Shard::new(1)]);
         held.retire(&[]);
+        assert!(!held.is_retiring(lease(1, 7)));
         assert_eq!(usable(&held, at(0)), [lease(1, 7)]);
     }
 

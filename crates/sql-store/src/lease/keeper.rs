@@ -10,7 +10,7 @@ use super::plan::plan;
 use super::store::{Instance, Lease, LeaseStore, View};
 use crate::race::{first, within};
 use crate::torture::crash_point;
-use crate::{StoreError, error_chain};
+use crate::{Shard, StoreError, error_chain};
 
 /// Holds an instance's fair share of the shards: renews its leases, takes what is free, gives back what exceeds the
 /// share.
@@ -117,7 +117,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
             (held.by_preference(), free)
         };
         let plan = plan(&mine, &free, view.membership.share(view.shards));
-        self.shared.lock().retire(&plan.give_back);
+        self.retire(&plan.give_back);
         self.give_back().await?;
         if !plan.take.is_empty() {
             let began = self.clock.monotonic();
@@ -143,6 +143,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
         let end = self.clock.monotonic() + self.drain;
         loop {
             self.shared.lock().retire_all();
+            self.shared.renewals.send_modify(|_| {});
             if let Err(error) = self.give_back().await {
                 warn!(instance = %self.instance, error = error_chain(&error), "could not give leases back");
             }
@@ -170,11 +171,21 @@ impl<S: LeaseStore> LeaseKeeper<S> {
         let view = self.bounded("renew leases", self.store.heartbeat(self.instance, self.lease)).await?;
         crash_point("lease.renewed");
         let before = self.leases().held();
-        self.shared.lock().renew(&view.held, self.held_until(began));
+        let until = self.held_until(began);
+        self.shared.lock().renew(&view.held, until);
+        self.shared.renewals.send_replace(until.since(self.clock.monotonic()));
         if before != self.leases().held() {
             self.changed(&view.held);
         }
         Ok(view)
+    }
+
+    /// Retires these shards, and tells work on them that waits.
+    fn retire(&self, shards: &[Shard]) {
+        self.shared.lock().retire(shards);
+        if !shards.is_empty() {
+            self.shared.renewals.send_modify(|_| {});
+        }
     }
 
     /// Gives back what can be given back now.

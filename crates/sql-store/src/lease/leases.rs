@@ -24,13 +24,21 @@ pub(super) struct Shared {
     clock: Arc<dyn Clock>,
     /// Counts the changes of what is held.
     pub(super) changes: watch::Sender<u64>,
+    /// How long leases counted when they were renewed last; sent anew with each renewal, and when some are to be given back.
+    pub(super) renewals: watch::Sender<Duration>,
     /// Tells the keeper that a shard can be given back.
     pub(super) idle: Notify,
 }
 
 impl Shared {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { held: Mutex::default(), clock, changes: watch::Sender::new(0), idle: Notify::new() })
+        Arc::new(Self {
+            held: Mutex::default(),
+            clock,
+            changes: watch::Sender::new(0),
+            renewals: watch::Sender::new(Duration::ZERO),
+            idle: Notify::new(),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Held> {
@@ -128,6 +136,19 @@ impl Permit {
     pub fn remaining(&self) -> Duration {
         let now = self.shared.clock.monotonic();
         self.shared.lock().remaining(self.lease, now)
+    }
+
+    /// Returns whether the shard is given back as soon as the work on it has ended.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        self.shared.lock().is_retiring(self.lease)
+    }
+
+    /// Returns a channel that changes whenever leases are renewed or are to be given back. Its value is how long the leases counted when they
+    /// were renewed last.
+    #[must_use]
+    pub fn renewals(&self) -> watch::Receiver<Duration> {
+        self.shared.renewals.subscribe()
     }
 }
 

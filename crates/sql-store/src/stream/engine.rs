@@ -226,7 +226,7 @@ where
     }
 
     fn start_suspect(&mut self, now: Monotonic) -> bool {
-        let mut permits = Permits::new(&self.leases, self.shared.settle_reserve);
+        let mut permits = Permits::new(&self.leases);
         let Some(loaded) = self.lanes.take_suspect(|lease| permits.enter(lease)) else { return false };
         let note = Note { suspicion: Suspicion::Alone, rows: vec![loaded.row] };
         tracing::info!(stream = self.shared.name, row = %loaded.row.seq, "a suspect is sent alone");
@@ -235,12 +235,12 @@ where
         });
         self.alone_since = Some(now);
         let permits = permits.into_vec();
-        self.batches.spawn(send(Arc::clone(self.shared), vec![loaded], permits, note));
+        self.spawn(vec![loaded], permits, note);
         true
     }
 
     fn start_batch(&mut self) -> bool {
-        let mut permits = Permits::new(&self.leases, self.shared.settle_reserve);
+        let mut permits = Permits::new(&self.leases);
         let rows = self.lanes.take(self.settings.batch_size, |lease| permits.enter(lease));
         if rows.is_empty() {
             return false;
@@ -252,8 +252,15 @@ where
         let noted = rows.iter().filter(noted).map(|loaded| loaded.row).collect();
         drop(careful);
         let note = Note { suspicion: Suspicion::Company, rows: noted };
-        self.batches.spawn(send(Arc::clone(self.shared), rows, permits.into_vec(), note));
+        let permits = permits.into_vec();
+        self.spawn(rows, permits, note);
         true
+    }
+
+    fn spawn(&mut self, rows: Vec<Loaded>, permits: Vec<Permit>, note: Note) {
+        // What is done at once is done under the leases as they are.
+        let renewed = !self.hurries;
+        self.batches.spawn(send(Arc::clone(self.shared), rows, permits, note, renewed));
     }
 
     fn start_page(&mut self) {
@@ -447,24 +454,20 @@ where
 /// The permits of a batch in the making: one for each of its shards.
 struct Permits<'a> {
     leases: &'a Leases,
-    /// What must remain of a lease.
-    reserve: Duration,
     entered: BTreeMap<Shard, Permit>,
 }
 
 impl<'a> Permits<'a> {
-    const fn new(leases: &'a Leases, reserve: Duration) -> Self {
-        Self { leases, reserve, entered: BTreeMap::new() }
+    const fn new(leases: &'a Leases) -> Self {
+        Self { leases, entered: BTreeMap::new() }
     }
 
-    /// Enters a shard, unless that was done before. Returns whether work may begin there.
+    /// Enters a shard, unless that was done before. Returns whether work may begin there; the batch itself waits for its time.
     fn enter(&mut self, lease: Lease) -> bool {
         if self.entered.contains_key(&lease.shard) {
             return true;
         }
-        let permit = self.leases.enter(lease.shard);
-        let permit =
-            permit.filter(|permit| permit.token() == lease.token && permit.remaining() > self.reserve);
+        let permit = self.leases.enter(lease.shard).filter(|permit| permit.token() == lease.token);
         permit.is_some_and(|permit| self.entered.insert(lease.shard, permit).is_none())
     }
 

@@ -18,6 +18,7 @@ use super::lanes::{End, Loaded};
 use super::metrics::StreamMetrics;
 use super::row::{Dying, RowId, Settled, Settlement, Suspicion, Waiting};
 use super::store::StreamStore;
+use super::turn::Times;
 use crate::judge::{Called, Cause, Fate, Word, call, fate, panic_text, words};
 use crate::torture::{crash_point, planted};
 use crate::{Lease, Permit, Poller, Shard, StoreError, Wake, error_chain};
@@ -146,12 +147,14 @@ impl<S, H> Shared<S, H> {
     }
 }
 
-/// Sends a batch, in halves where it cannot be judged as a whole, and writes what became of it. Never longer than its leases.
+/// Sends a batch, in halves where it cannot be judged as a whole, and writes what became of it. Never longer than its leases, which
+/// are renewed meanwhile or not.
 pub(crate) async fn send<S, H>(
     shared: Arc<Shared<S, H>>,
     rows: Vec<Loaded>,
     permits: Vec<Permit>,
     note: Note,
+    renewed: bool,
 ) -> Ended
 where
     S: StreamStore,
@@ -172,17 +175,24 @@ where
             batch.back.push(loaded);
         }
     }
-    let mut parts = VecDeque::from([first]);
+    let times = Times { call: shared.send_timeout, reserve: shared.settle_reserve, renewed };
+    let (mut parts, mut answered) = (VecDeque::from([first]), false);
     while let Some(part) = parts.pop_front() {
         if part.rows.is_empty() {
             continue;
         }
-        let left = batch.time_left();
-        if left.is_zero() || batch.refused.is_some() {
+        if batch.refused.is_some() {
             batch.give_back(part);
             continue;
         }
-        let called = batch.lend(&part, left.min(shared.send_timeout)).await;
+        let Some(limit) = times.wait(&permits, &*shared.clock, answered).await else {
+            let messages = part.rows.len();
+            tracing::debug!(stream = shared.name, messages, "leases left no time to send");
+            batch.give_back(part);
+            continue;
+        };
+        let called = batch.lend(&part, limit).await;
+        answered = true;
         batch.judge(part, called, &mut parts);
     }
     crash_point("send.answered");
@@ -263,12 +273,6 @@ where
         let tokens: BTreeMap<Shard, i64> = permits.collect();
         let lease = |shard| Lease { shard, token: tokens.get(&shard).copied().unwrap_or_default() };
         part.rows.iter().map(|loaded| (loaded.row, lease(loaded.row.shard))).collect()
-    }
-
-    /// Returns how long a send may still take.
-    fn time_left(&self) -> Duration {
-        let shortest = self.permits.iter().map(Permit::remaining).min().unwrap_or_default();
-        shortest.saturating_sub(self.shared.settle_reserve)
     }
 
     async fn lend(&self, part: &Part, limit: Duration) -> Called<H::Error> {

@@ -5,7 +5,7 @@ use relaykit_pipeline_traits::ManualClock;
 use super::super::leases::Permit;
 use super::super::memory::MemoryLeaseStore;
 use super::*;
-use crate::{Shard, Shards};
+use crate::Shards;
 
 const LEASE: Duration = Duration::from_secs(30);
 

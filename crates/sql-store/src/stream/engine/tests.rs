@@ -1,5 +1,5 @@
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard};
 
 use relaykit_pipeline_traits::{
     BatchContext, BatchOutcome, Clock as _, Failure, ManualClock, Message, MessageId, MetricKind, NoRecorder,
@@ -34,26 +34,38 @@ static METRICS: StreamMetrics = StreamMetrics {
 
 /// Messages of one key, and which were handled.
 #[derive(Clone, Default)]
-struct Store(Arc<Mutex<State>>);
+struct Store {
+    state: Arc<Mutex<State>>,
+    clock: ManualClock,
+    /// How long it takes to note something.
+    note_takes: Duration,
+}
 
 #[derive(Default)]
 struct State {
     rows: BTreeMap<Seq, Message>,
     handled: Vec<i64>,
+    /// How often something was noted, and how often that was taken back.
+    notes: usize,
+    notes_back: usize,
 }
 
 impl Store {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
     fn add(&self, seq: i64) {
         let at = Timestamp::from_millis(1);
         let id = MessageId::new(at, &mut Rng::seeded(seq.unsigned_abs()));
         let message = Message::builder(id, "kind", at).ordering_key(OrderingKey::new("k").unwrap().as_str());
-        self.0.lock().unwrap().rows.insert(Seq(seq), message.build().unwrap());
+        self.lock().rows.insert(Seq(seq), message.build().unwrap());
     }
 }
 
 impl StreamStore for Store {
     async fn page(&self, from: &[ReadFrom], _: &OpenTransactions, limit: u32) -> Result<Page, StoreError> {
-        let state = self.0.lock().unwrap();
+        let state = self.lock();
         let rows = state.rows.iter().filter(|(seq, _)| **seq > from[0].after).take(limit as usize);
         let rows = rows.map(|(seq, message)| Stored {
             row: RowId { shard: from[0].shard, seq: *seq },
@@ -67,12 +79,20 @@ impl StreamStore for Store {
         Ok(Page { rows: rows.collect(), ..Page::default() })
     }
 
-    async fn suspect(&self, _: &[Lease], _: &[RowId], _: Suspicion) -> Result<Settled, StoreError> {
+    async fn suspect(&self, _: &[Lease], _: &[RowId], suspicion: Suspicion) -> Result<Settled, StoreError> {
+        {
+            let mut state = self.lock();
+            let State { notes, notes_back, .. } = &mut *state;
+            *if suspicion == Suspicion::Clear { notes_back } else { notes } += 1;
+        }
+        if !self.note_takes.is_zero() {
+            self.clock.sleep(self.note_takes).await;
+        }
         Ok(Settled::default())
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.lock();
         let retried =
             settlement.retry.iter().filter(|waiting| state.rows.contains_key(&waiting.row.seq)).count();
         let done = settlement.done.iter().filter(|row| state.rows.remove(&row.seq).is_some()).count();
@@ -96,7 +116,7 @@ impl StreamHandler for Transactional {
         if seq == Seq(1) {
             self.0.add(3);
         }
-        let mut state = self.0.0.lock().unwrap();
+        let mut state = self.0.lock();
         state.rows.remove(&seq);
         state.handled.push(seq.0);
         let verdict = if seq == Seq(1) {
@@ -122,16 +142,15 @@ impl RetryPolicy for Later {
     }
 }
 
-#[tokio::test]
-async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_later() {
-    let (clock, store) = (ManualClock::new(), Store::default());
-    let shared = Arc::new(Shared {
+/// A stream over the store, with these times for a call and to settle.
+fn shared<H>(store: &Store, handler: H, (send, reserve): (Duration, Duration)) -> Arc<Shared<Store, H>> {
+    Arc::new(Shared {
         name: "test".to_owned(),
         labels: Vec::new(),
         metrics: &METRICS,
         store: store.clone(),
-        handler: Transactional(store.clone()),
-        clock: Arc::new(clock.clone()),
+        handler,
+        clock: Arc::new(store.clock.clone()),
         retry: Arc::new(Later),
         rng: Mutex::new(Rng::seeded(1)),
         recorder: Arc::new(NoRecorder),
@@ -139,26 +158,20 @@ async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_
         observer: None,
         link: None,
         callback_panicked: AtomicBool::new(false),
-        send_timeout: Duration::from_secs(1),
-        settle_reserve: Duration::from_secs(1),
-    });
-    let settings = Settings { batch_size: 1, concurrency: 1, counts: false, ordered: true };
-    let leases = MemoryLeaseStore::new(Shards::new(1).unwrap(), clock.clone());
-    let keeper = LeaseKeeper::builder(leases, clock.clone()).rng(Rng::seeded(1)).build().unwrap();
-    keeper.run_once().await.unwrap();
-    for seq in [1, 2] {
-        store.add(seq);
-    }
-    let wake = crate::Wake::new();
-    let poller = shared.poller(&wake, (Duration::from_millis(10), Duration::from_millis(10))).unwrap();
-    let engine = Engine::new(&shared, &settings, keeper.leases());
-    let mut run = std::pin::pin!(engine.run(
-        Until::Stopped,
-        Some(poller),
-        clock.sleep(Duration::from_secs(10)),
-        Duration::ZERO
-    ));
-    let summary = loop {
+        send_timeout: send,
+        settle_reserve: reserve,
+    })
+}
+
+const ONE_BY_ONE: Settings = Settings { batch_size: 1, concurrency: 1, counts: false, ordered: true };
+
+/// How often an idle stream looks.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Moves time on, from one sleeper to the next, until the work has ended.
+async fn through<T>(clock: &ManualClock, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
         let idle = async {
             for _ in 0..20 {
                 tokio::task::yield_now().await;
@@ -166,12 +179,30 @@ async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_
         };
         tokio::select! {
             biased;
-            summary = &mut run => break summary,
+            ended = &mut work => break ended,
             () = idle => {}
         }
         clock.advance_to_next_sleeper().unwrap();
-    };
-    assert_eq!(store.0.lock().unwrap().handled, [1, 2, 3]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_committed_without_an_answer_is_not_overtaken_by_what_is_added_later() {
+    let store = Store::default();
+    let second = Duration::from_secs(1);
+    let shared = shared(&store, Transactional(store.clone()), (second, second));
+    let leases = MemoryLeaseStore::new(Shards::new(1).unwrap(), store.clock.clone());
+    let keeper = LeaseKeeper::builder(leases, store.clock.clone()).rng(Rng::seeded(1)).build().unwrap();
+    keeper.run_once().await.unwrap();
+    for seq in [1, 2] {
+        store.add(seq);
+    }
+    let poller = shared.poller(&crate::Wake::new(), (POLL, POLL)).unwrap();
+    let engine = Engine::new(&shared, &ONE_BY_ONE, keeper.leases());
+    let stop = store.clock.sleep(second * 10);
+    let run = engine.run(Until::Stopped, Some(poller), stop, Duration::ZERO);
+    let summary = through(&store.clock, run).await;
+    assert_eq!(store.lock().handled, [1, 2, 3]);
     assert_eq!((summary.sent, summary.retried), (2, 1));
 }
 
@@ -182,3 +213,5 @@ fn a_page_that_was_slow_puts_off_what_is_due_by_a_second_at_most() {
     assert_eq!(back_wait(millis(5)), millis(100));
     assert_eq!(back_wait(millis(4_000)), millis(1_000));
 }
+
+mod leases;
