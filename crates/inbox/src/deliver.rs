@@ -108,8 +108,11 @@ impl<S: InboxStore> Deliver<S> {
         let delivery = Delivery { row, lease, handler: self.handler.clone(), message: message.clone() };
         match self.store.handle(handler, &delivery, context, limit).await {
             Ok(Committed::Done) => Verdict::Done(()),
-            // The settlement will find the same.
-            Ok(Committed::Stale) => Verdict::Untried,
+            // The settlement will find the same, and that the delivery is lost. To say that it was not tried would pause all shards.
+            Ok(Committed::Stale) => {
+                let error = HandlerError::new("the lease is another's", ErrorClass::Transient);
+                Verdict::Retry { after: None, error }
+            }
             Ok(Committed::Not(called)) => verdict(called),
             Err(error) => Verdict::Retry { after: None, error: failed(&error) },
         }
@@ -142,11 +145,15 @@ fn failed(error: &StoreError) -> HandlerError {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use relaykit_pipeline_traits::{ManualClock, MessageId, Rng, Timestamp};
-    use relaykit_sql_store::{Seq, Shard, Shards};
+    use relaykit_sql_store::{Instance, LeaseStore as _, Seq, Shard, Shards};
 
     use super::*;
+    use crate::handler::{Handlers, Registration};
     use crate::memory::{MemoryInbox, MemoryTransaction, MemoryTransactional};
+    use crate::name::Scope;
+    use crate::worker::Worker;
 
     #[tokio::test]
     async fn what_a_stale_lease_kept_from_being_committed_is_not_done() {
@@ -166,9 +173,35 @@ mod tests {
         let lent = Lent { messages: &[message], rows: &rows };
         let outcome = deliver.handle(&lent, &BatchContext::new(1)).await;
         assert!(
-            matches!(&outcome, BatchOutcome::Each(each) if each[..] == [Verdict::Untried]),
+            matches!(&outcome, BatchOutcome::Each(each) if matches!(each[..], [Verdict::Retry { .. }])),
             "{outcome:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_another_took_during_a_call_is_lost_and_does_not_pause_the_others() {
+        let lease = Duration::from_secs(30);
+        let clock = ManualClock::new();
+        let store = MemoryInbox::new(Shards::new(1).unwrap(), clock.clone());
+        let (leases, stall) = (store.leases(), clock.clone());
+        let taken = move |_: &mut MemoryTransaction, _: &Message, _: &BatchContext| {
+            stall.advance(lease + Duration::from_millis(1));
+            let other = Instance::new(stall.now(), &mut Rng::seeded(2));
+            let took = leases.take(other, lease, &[Shard::new(0)]).now_or_never();
+            assert_eq!(took.unwrap().unwrap().len(), 1);
+            Verdict::<(), HandlerError>::Done(())
+        };
+        let mut handlers = Handlers::new();
+        let key = HandlerKey::new("w").unwrap();
+        let registration = Registration::transactional(key, MemoryTransactional::new(taken));
+        handlers.register(registration.on("push")).unwrap();
+        let id = MessageId::new(Timestamp::from_millis(1), &mut Rng::seeded(1));
+        let message = Message::builder(id, "push", Timestamp::from_millis(1)).build().unwrap();
+        let scope = Scope::new("github").unwrap();
+        store.receive(&scope, &[message], handlers.routes()).await.unwrap();
+        let worker = Worker::builder(store, handlers).lease(lease).clock(clock).build().unwrap();
+        let summary = worker.run_once().await.unwrap().handlers[0].1;
+        assert_eq!((summary.sent, summary.lost, summary.pauses), (0, 1, 0));
     }
 
     #[test]
