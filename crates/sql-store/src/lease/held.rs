@@ -108,6 +108,13 @@ impl Held {
         held.is_some_and(|held| held.token == lease.token && held.inherited)
     }
 
+    /// Takes note that a lease is another's, as the store says. Returns whether it counted as held.
+    pub(super) fn lose(&mut self, lease: Lease) -> bool {
+        let entry = self.entries.get_mut(&lease.shard);
+        let same = |entry: &&mut Entry| entry.lease.as_ref().is_some_and(|held| held.token == lease.token);
+        entry.filter(same).map(Entry::lose).is_some()
+    }
+
     /// Returns whether a lease is held and is to be given back.
     pub(super) fn is_retiring(&self, lease: Lease) -> bool {
         let held = self.entries.get(&lease.shard).and_then(|entry| entry.lease.as_ref());
@@ -258,6 +265,18 @@ mod tests {
         assert_eq!(held.stale().collect::<Vec<_>>(), [Shard::new(1)]);
         held.leave(old);
         assert_eq!(held.enter(Shard::new(1), at(0)), Some(lease(1, 9)));
+    }
+
+    #[test]
+    fn a_lease_that_the_store_says_is_anothers_is_not_used_any_more() {
+        let mut held = held(&[lease(1, 7), lease(2, 3)]);
+        let work = held.enter(Shard::new(1), at(0)).unwrap();
+        assert!(held.lose(work) && !held.lose(work));
+        assert!(!held.lose(lease(2, 2)), "an earlier one is no news");
+        assert_eq!(held.remaining(work, at(0)), Duration::ZERO);
+        assert_eq!(usable(&held, at(0)), [lease(2, 3)]);
+        held.leave(work);
+        assert_eq!(held.len(), 1);
     }
 
     #[test]

@@ -138,6 +138,16 @@ impl Permit {
         self.shared.lock().remaining(self.lease, now)
     }
 
+    /// Takes note that the lease is another's, as the store said: nothing more begins under it, whatever the clock says. After a machine was
+    /// suspended its clock may have missed that.
+    pub fn lose(&self) {
+        let lost = self.shared.lock().lose(self.lease);
+        if lost {
+            self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+            self.shared.renewals.send_modify(|_| {});
+        }
+    }
+
     /// Returns whether the shard is given back as soon as the work on it has ended.
     #[must_use]
     pub fn is_retiring(&self) -> bool {

@@ -160,17 +160,20 @@ where
     S: StreamStore,
     H: StreamHandler,
 {
-    let mut batch =
-        Batch { shared: &shared, permits: &permits, fates: Vec::new(), back: Vec::new(), refused: None };
+    let (fates, back, taken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut batch = Batch { shared: &shared, permits: &permits, fates, back, taken, refused: None };
     let mut first = Part::default();
     // Without a note nothing of it is sent.
-    let noted = note.rows.is_empty() || batch.note(&note.rows, note.suspicion).await;
+    let stale = batch.note(&note).await;
+    let noted = stale.as_ref().is_some_and(Vec::is_empty);
     if !note.rows.is_empty() {
         crash_point("send.noted");
     }
     for loaded in rows {
         if noted {
             batch.admit(loaded, &mut first);
+        } else if stale.as_ref().is_some_and(|stale| stale.contains(&loaded.row.shard)) {
+            batch.taken.push(loaded);
         } else {
             batch.back.push(loaded);
         }
@@ -209,6 +212,8 @@ struct Batch<'a, S, H> {
     permits: &'a [Permit],
     fates: Vec<(Loaded, Fate)>,
     back: Vec<Loaded>,
+    /// What others have by now.
+    taken: Vec<Loaded>,
     refused: Option<(Option<Duration>, String)>,
 }
 
@@ -217,13 +222,16 @@ where
     S: StreamStore,
     H: StreamHandler,
 {
-    /// Notes that these rows are about to be sent. Returns `false` if it could not, or a lease is another's.
-    async fn note(&self, rows: &[RowId], suspicion: Suspicion) -> bool {
-        let leases = self.leases_of(rows);
+    /// Notes that rows are about to be sent. Returns the shards of which the lease is another's; `None` if it could not.
+    async fn note(&self, note: &Note) -> Option<Vec<Shard>> {
+        if note.rows.is_empty() {
+            return Some(Vec::new());
+        }
+        let leases = self.leases_of(&note.rows);
         let noted = insist(self.shared, self.permits, "could not note what is sent", || {
-            self.shared.store.suspect(&leases, rows, suspicion)
+            self.shared.store.suspect(&leases, &note.rows, note.suspicion)
         });
-        noted.await.is_some_and(|noted| noted.stale.is_empty())
+        Some(noted.await?.stale)
     }
 
     /// Takes back what was noted of rows that go back as they were: a refusal speaks against none.
@@ -361,7 +369,7 @@ where
 
     /// Writes what became of the batch, again and again while its leases hold.
     async fn settle(self) -> Ended {
-        let Self { shared, permits, fates, back, refused } = self;
+        let Self { shared, permits, fates, back, taken, refused } = self;
         let tokens: BTreeMap<Shard, i64> =
             permits.iter().map(|permit| (permit.shard(), permit.token())).collect();
         let token = |row: RowId| tokens.get(&row.shard).copied().unwrap_or_default();
@@ -375,15 +383,16 @@ where
         let in_doubt = settled.as_ref().is_some_and(|settled| settled.written < rows as u64);
         let (stale, waited) = settled.map(|settled| (settled.stale, settled.waited)).unzip();
         let waited: HashSet<RowId> = waited.into_iter().flatten().collect();
+        let anothers = stale.iter().flatten().copied().chain(taken.iter().map(|loaded| loaded.row.shard));
+        let anothers: BTreeSet<Shard> = anothers.collect();
+        permits.iter().filter(|permit| anothers.contains(&permit.shard())).for_each(Permit::lose);
         let mut lost_shards: Vec<Shard> = Vec::new();
         for (loaded, fate) in fates {
             let (row, key) = (loaded.row, loaded.key.clone());
             let is_lost = stale.as_ref().is_none_or(|stale| stale.contains(&row.shard));
             if is_lost && !ended_itself(&fate) {
                 ended.lost += 1;
-                if !lost_shards.contains(&row.shard) {
-                    lost_shards.push(row.shard);
-                }
+                lost_shards.push(row.shard);
                 ended.rows.push((row, key, token(row), End::Lost));
                 continue;
             }
@@ -398,6 +407,13 @@ where
             };
             ended.rows.push((row, key, token(row), end));
         }
+        for loaded in taken {
+            ended.lost += 1;
+            lost_shards.push(loaded.row.shard);
+            ended.rows.push((loaded.row, loaded.key.clone(), token(loaded.row), End::Lost));
+        }
+        lost_shards.sort_unstable();
+        lost_shards.dedup();
         if ended.lost > 0 {
             shared.record(None, |recorder, metrics, labels| {
                 recorder.add(metrics.lease_lost, labels, ended.lost);

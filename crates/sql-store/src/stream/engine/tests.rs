@@ -39,6 +39,8 @@ struct Store {
     clock: ManualClock,
     /// How long it takes to note something.
     note_takes: Duration,
+    /// Whether its shard is another's.
+    is_anothers: bool,
 }
 
 #[derive(Default)]
@@ -61,6 +63,10 @@ impl Store {
         let message = Message::builder(id, "kind", at).ordering_key(OrderingKey::new("k").unwrap().as_str());
         self.lock().rows.insert(Seq(seq), message.build().unwrap());
     }
+}
+
+fn stale() -> Settled {
+    Settled { stale: vec![Shard::new(0)], ..Settled::default() }
 }
 
 impl StreamStore for Store {
@@ -88,10 +94,13 @@ impl StreamStore for Store {
         if !self.note_takes.is_zero() {
             self.clock.sleep(self.note_takes).await;
         }
-        Ok(Settled::default())
+        Ok(if self.is_anothers { stale() } else { Settled::default() })
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
+        if self.is_anothers {
+            return Ok(stale());
+        }
         let mut state = self.lock();
         let retried =
             settlement.retry.iter().filter(|waiting| state.rows.contains_key(&waiting.row.seq)).count();

@@ -144,3 +144,23 @@ async fn a_stop_waits_for_no_call_that_has_not_begun() {
     assert_eq!((summary.sent, summary.retried, summary.unfinished), (0, 0, 0));
     assert_eq!((took, &scene.store.lock().handled[..]), (Duration::ZERO, &[][..]));
 }
+
+#[tokio::test]
+async fn what_the_store_says_is_anothers_is_not_sent_again_until_the_leases_are_renewed() {
+    let mut scene = Scene::new((MS(330), MS(750)));
+    scene.store.is_anothers = true;
+    scene.store.add(1);
+    let (summary, _) = scene.run(MS(350)).await;
+    assert_eq!((&scene.store.lock().handled[..], summary.sent, summary.lost), (&[1][..], 0, 1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_noted_since_its_shard_is_anothers_is_not_noted_again_until_the_leases_are_renewed() {
+    let mut scene = Scene::new((MS(330), MS(750)));
+    scene.inherit().await;
+    scene.store.is_anothers = true;
+    scene.store.add(1);
+    let (summary, _) = scene.run(MS(350)).await;
+    let state = scene.store.lock();
+    assert_eq!((state.notes, &state.handled[..], summary.lost), (1, &[][..], 1));
+}
