@@ -104,6 +104,11 @@ struct Life {
     failed_at: Option<usize>,
     /// What was decided long before the end, and explained by a failure of the disk.
     late: HashSet<Id>,
+    /// What was decided last of each key.
+    last: HashMap<u64, Id>,
+    /// What that was when the life was overtaken: where successors wait, nothing else of a key can be unsettled, however much
+    /// of other keys was handled meanwhile.
+    overtaken: HashSet<Id>,
 }
 
 impl Life {
@@ -112,6 +117,9 @@ impl Life {
         let near = self.breaks.iter().find(|(broken, _)| broken.abs_diff(at) < unsettled);
         if let Some((_, window)) = near {
             return Some(*window);
+        }
+        if self.overtaken.contains(&id) {
+            return Some(Window::Overtaken);
         }
         let ended = self.breaks.iter().any(|(_, window)| window.is_end());
         let failed = self.failed_at.is_some_and(|failed| failed >= at);
@@ -280,6 +288,7 @@ impl Oracle {
         }
         if said != Said::Again {
             let decisions = self.lives.get_mut(self.life).map_or(0, |life| {
+                life.last.insert(key, id);
                 life.decisions += 1;
                 life.decisions
             });
@@ -341,6 +350,9 @@ impl Oracle {
     fn breaks(&mut self, window: Window) {
         if let Some(life) = self.lives.get_mut(self.life) {
             life.breaks.push((life.decisions, window));
+            if window == Window::Overtaken && self.promises.successors_wait {
+                life.overtaken.extend(life.last.values());
+            }
         }
     }
 

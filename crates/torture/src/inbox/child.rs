@@ -74,7 +74,8 @@ async fn work<S: Effective>(
         running.spawn(async move {
             let summary = worker.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
             // What was still on its way when the time to drain was over is handled again.
-            ledger.say(&[Event::Stopped { unsettled: summary.kept_shards > 0 }]);
+            let unfinished = summary.handlers.iter().any(|(_, handled)| handled.unfinished > 0);
+            ledger.say(&[Event::Stopped { unsettled: unfinished || summary.kept_shards > 0 }]);
         });
     }
     while let Some(ended) = running.join_next().await {

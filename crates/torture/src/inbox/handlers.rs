@@ -60,12 +60,12 @@ struct Calls {
     answered: Arc<Answered>,
 }
 
-/// What the plain handler has answered to be done. The engine may not have taken that, since another of the batch took too long.
+/// What the plain handler has answered to be done or dead. The engine may not have taken that, since another of the batch took too long.
 #[derive(Debug, Default)]
 pub(super) struct Answered(Mutex<HashSet<Id>>);
 
 impl Answered {
-    fn done(&self, id: Id) {
+    fn decided(&self, id: Id) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
@@ -111,8 +111,8 @@ impl Handler<Message> for Calls {
         }
         self.temper.dawdle().await;
         call.answers();
-        if said == Said::Done {
-            self.answered.done(id);
+        if said != Said::Again {
+            self.answered.decided(id);
         }
         verdict(said)
     }

@@ -98,7 +98,7 @@ async fn work<S: OutboxStore + Clone>(
         running.spawn(async move {
             let summary = relay.run(async move { drop(end.wait_for(Option::is_some).await) }).await;
             // What was still on its way when the time to drain was over is sent again.
-            ledger.say(&[Event::Stopped { unsettled: summary.kept_shards > 0 }]);
+            ledger.say(&[Event::Stopped { unsettled: summary.unfinished > 0 || summary.kept_shards > 0 }]);
         });
     }
     while let Some(ended) = running.join_next().await {
