@@ -10,6 +10,8 @@ use crate::Shard;
 #[derive(Debug, Default)]
 pub(super) struct Held {
     entries: BTreeMap<Shard, Entry>,
+    /// How long leases counted when they were renewed last.
+    given: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +56,10 @@ impl Entry {
 }
 
 impl Held {
-    /// Takes over what a heartbeat says: these leases are held until `until`, and no others. One that is new here was taken by a
+    /// Takes over what a heartbeat says `now`: these leases are held until `until`, and no others. One that is new here was taken by a
     /// call whose answer was lost, so nobody knows whether it was inherited; it may have been.
-    pub(super) fn renew(&mut self, leases: &[Lease], until: Monotonic) {
+    pub(super) fn renew(&mut self, leases: &[Lease], until: Monotonic, now: Monotonic) {
+        self.given = until.since(now);
         let held: BTreeSet<Shard> = leases.iter().map(|lease| lease.shard).collect();
         for (shard, entry) in &mut self.entries {
             if !held.contains(shard) {
@@ -94,6 +97,11 @@ impl Held {
             let usable = lease.state == State::Kept && entry.stale == 0 && now < lease.until;
             usable.then(|| (Lease { shard: *shard, token: lease.token }, lease.until.since(now)))
         })
+    }
+
+    /// Returns how long leases counted when they were renewed last.
+    pub(super) const fn given(&self) -> Duration {
+        self.given
     }
 
     /// Returns the time that remains of a lease, retiring or not; zero if it was lost.
@@ -222,7 +230,7 @@ mod tests {
 
     fn held(leases: &[Lease]) -> Held {
         let mut held = Held::default();
-        held.renew(leases, UNTIL);
+        held.renew(leases, UNTIL, at(0));
         held
     }
 
@@ -243,7 +251,7 @@ mod tests {
     fn a_shard_that_ran_out_is_inherited_and_one_that_was_given_back_is_not() {
         let mut held = Held::default();
         held.add(&[lease(1, 7), lease(2, 3)], UNTIL, &[Shard::new(2)]);
-        held.renew(&[lease(1, 7), lease(2, 3)], UNTIL);
+        held.renew(&[lease(1, 7), lease(2, 3)], UNTIL, at(0));
         assert!(!held.is_inherited(lease(1, 7)), "renewing changes nothing");
         assert!(held.is_inherited(lease(2, 3)));
         assert!(!held.is_inherited(lease(2, 4)), "another lease");
@@ -258,9 +266,9 @@ mod tests {
     fn a_lease_that_is_lost_lets_its_work_end_before_the_shard_is_used_again() {
         let mut held = held(&[lease(1, 7)]);
         let old = held.enter(Shard::new(1), at(0)).unwrap();
-        held.renew(&[], UNTIL);
+        held.renew(&[], UNTIL, at(0));
         assert_eq!(held.remaining(old, at(0)), Duration::ZERO);
-        held.renew(&[lease(1, 9)], UNTIL);
+        held.renew(&[lease(1, 9)], UNTIL, at(0));
         assert_eq!(usable(&held, at(0)), [], "work under token 7 may still be under way");
         assert_eq!(held.stale().collect::<Vec<_>>(), [Shard::new(1)]);
         held.leave(old);
@@ -297,10 +305,10 @@ mod tests {
         held.retire(&[Shard::new(1)]);
         assert_eq!(held.give_back(), [lease(1, 7)]);
         // The call failed, a heartbeat still shows the lease, and the plan would rather keep it now.
-        held.renew(&[lease(1, 7)], UNTIL);
+        held.renew(&[lease(1, 7)], UNTIL, at(0));
         held.retire(&[]);
         assert_eq!(usable(&held, at(0)), []);
-        held.renew(&[lease(1, 8)], UNTIL);
+        held.renew(&[lease(1, 8)], UNTIL, at(0));
         assert_eq!(usable(&held, at(0)), [lease(1, 8)]);
     }
 

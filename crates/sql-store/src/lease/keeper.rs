@@ -143,7 +143,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
         let end = self.clock.monotonic() + self.drain;
         loop {
             self.shared.lock().retire_all();
-            self.shared.renewals.send_modify(|_| {});
+            self.shared.renewals.notify_waiters();
             if let Err(error) = self.give_back().await {
                 warn!(instance = %self.instance, error = error_chain(&error), "could not give leases back");
             }
@@ -172,8 +172,8 @@ impl<S: LeaseStore> LeaseKeeper<S> {
         crash_point("lease.renewed");
         let before = self.leases().held();
         let until = self.held_until(began);
-        self.shared.lock().renew(&view.held, until);
-        self.shared.renewals.send_replace(until.since(self.clock.monotonic()));
+        self.shared.lock().renew(&view.held, until, self.clock.monotonic());
+        self.shared.renewals.notify_waiters();
         if before != self.leases().held() {
             self.changed(&view.held);
         }
@@ -184,7 +184,7 @@ impl<S: LeaseStore> LeaseKeeper<S> {
     fn retire(&self, shards: &[Shard]) {
         self.shared.lock().retire(shards);
         if !shards.is_empty() {
-            self.shared.renewals.send_modify(|_| {});
+            self.shared.renewals.notify_waiters();
         }
     }
 

@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use relaykit_pipeline_traits::Clock;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 use super::held::Held;
@@ -24,8 +25,9 @@ pub(super) struct Shared {
     clock: Arc<dyn Clock>,
     /// Counts the changes of what is held.
     pub(super) changes: watch::Sender<u64>,
-    /// How long leases counted when they were renewed last; sent anew with each renewal, and when some are to be given back.
-    pub(super) renewals: watch::Sender<Duration>,
+    /// Tells work that waits for its time that leases were renewed, or are to be given back, or were lost. Whoever waits longest is woken
+    /// first, so that a run with a seed repeats itself.
+    pub(super) renewals: Notify,
     /// Tells the keeper that a shard can be given back.
     pub(super) idle: Notify,
 }
@@ -36,7 +38,7 @@ impl Shared {
             held: Mutex::default(),
             clock,
             changes: watch::Sender::new(0),
-            renewals: watch::Sender::new(Duration::ZERO),
+            renewals: Notify::new(),
             idle: Notify::new(),
         })
     }
@@ -144,21 +146,23 @@ impl Permit {
         let lost = self.shared.lock().lose(self.lease);
         if lost {
             self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
-            self.shared.renewals.send_modify(|_| {});
+            self.shared.renewals.notify_waiters();
         }
     }
 
     /// Returns whether the shard is given back as soon as the work on it has ended.
-    #[must_use]
-    pub fn is_retiring(&self) -> bool {
+    pub(crate) fn is_retiring(&self) -> bool {
         self.shared.lock().is_retiring(self.lease)
     }
 
-    /// Returns a channel that changes whenever leases are renewed or are to be given back. Its value is how long the leases counted when they
-    /// were renewed last.
-    #[must_use]
-    pub fn renewals(&self) -> watch::Receiver<Duration> {
-        self.shared.renewals.subscribe()
+    /// Waits until leases are renewed, or are to be given back, or are lost.
+    pub(crate) fn renewal(&self) -> Notified<'_> {
+        self.shared.renewals.notified()
+    }
+
+    /// Returns how long the leases counted when they were renewed last.
+    pub(crate) fn given(&self) -> Duration {
+        self.shared.lock().given()
     }
 }
 

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::time::Duration;
 
 use relaykit_pipeline_traits::Clock;
@@ -53,9 +54,11 @@ impl Times {
         clock: &dyn Clock,
         answered: bool,
     ) -> Option<Duration> {
-        let mut renewals = permits.first()?.renewals();
+        let first = permits.first()?;
         loop {
-            let given = *renewals.borrow_and_update();
+            let mut renewal = pin!(first.renewal());
+            renewal.as_mut().enable();
+            let given = first.given();
             let left = permits.iter().map(Permit::remaining).min().unwrap_or_default();
             let wait = match self.turn(left, given, answered) {
                 Turn::Go(limit) => return Some(limit),
@@ -64,8 +67,7 @@ impl Times {
             };
             tokio::select! {
                 biased;
-                // An error cannot be: the permits keep the sender.
-                _ = renewals.changed() => {}
+                () = renewal => {}
                 () = clock.sleep(wait) => {}
             }
         }
