@@ -4,13 +4,14 @@ use std::time::Duration;
 use relaykit_pipeline_traits::{Clock, Monotonic, Rng, Sleep, SystemClock, Timestamp};
 
 use super::place::Place;
-use super::plan::{Plan, Trouble};
+use super::plan::{Plan, Role, Trouble};
 
 /// A clock whose wall time jumps by up to an hour, to and fro. Waits go on as they should.
 #[derive(Debug, Clone)]
 pub(crate) struct JumpingClock {
     real: SystemClock,
-    seed: u64,
+    /// `None` once it has come to rest.
+    seed: Option<u64>,
 }
 
 /// How long it stays where it is.
@@ -22,13 +23,19 @@ const FAR: Duration = Duration::from_secs(3_600);
 impl JumpingClock {
     /// Makes one; those of one seed jump together.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { real: SystemClock::new(), seed }
+        Self { real: SystemClock::new(), seed: Some(seed) }
+    }
+
+    /// Makes one that has come to rest, as far ahead as any ever was: whatever waits by it is due.
+    fn at_rest() -> Self {
+        Self { real: SystemClock::new(), seed: None }
     }
 }
 
 impl Clock for JumpingClock {
     fn now(&self) -> Timestamp {
-        shown(self.seed, self.real.now())
+        let real = self.real.now();
+        self.seed.map_or(real + FAR, |seed| shown(seed, real))
     }
 
     fn monotonic(&self) -> Monotonic {
@@ -51,6 +58,10 @@ fn shown(seed: u64, real: Timestamp) -> Timestamp {
 /// The clock of a child process. Who shares a file shares a machine, and its clock; each of the others has one of its own.
 pub(crate) fn clock(plan: &Plan) -> Arc<dyn Clock> {
     match (plan.trouble, &plan.place) {
+        // What waits in a file waits by the wall clock: until that is there again.
+        (Trouble::Clocks, Place::Sqlite { .. }) if plan.role == Role::Drain => {
+            Arc::new(JumpingClock::at_rest())
+        }
         (Trouble::Clocks, Place::Sqlite { .. }) => Arc::new(JumpingClock::new(0)),
         (Trouble::Clocks, Place::Postgres { .. }) => Arc::new(JumpingClock::new(plan.seed)),
         _ => Arc::new(SystemClock::new()),
