@@ -1,6 +1,7 @@
 //! The SQL, and the rows it reads and writes.
 
 mod batch;
+mod check;
 mod clean;
 mod dead;
 mod due;
@@ -12,6 +13,7 @@ mod row;
 mod schema;
 
 pub(crate) use batch::{Kept, NewRow, claim, insert, is_there, keep, remove, unclaim};
+pub(crate) use check::check;
 pub(crate) use clean::{let_go_of_log, set_clean, was_closed};
 pub(crate) use dead::{NewDead, bury, bury_unread, dead_letters, insert_dead, purge, replay};
 pub(crate) use due::{Due, due};

@@ -288,6 +288,26 @@ async fn a_file_whose_rows_lead_elsewhere_is_refused() {
 }
 
 #[tokio::test]
+async fn a_file_of_which_a_page_tells_of_fewer_rows_than_it_has_is_refused() {
+    let bench = Bench::new();
+    let queue = bench.builder(&Script::done()).max_items(1).open().unwrap();
+    queue.pause();
+    queue.push_all(0..20).await.unwrap();
+    queue.flush().await.unwrap();
+    let _ = queue.close(SECOND).await;
+    let page = "SELECT rootpage FROM sqlite_schema WHERE name = 'batches'";
+    let page: u32 = Connection::open(bench.path()).unwrap().query_row(page, [], |row| row.get(0)).unwrap();
+    let mut bytes = std::fs::read(bench.path()).unwrap();
+    // The header of a page of rows: its type, and at the third byte how many there are.
+    let at = usize::try_from(page - 1).unwrap() * 4_096;
+    assert_eq!(bytes[at..at + 5], [13, bytes[at + 1], bytes[at + 2], 0, 20]);
+    bytes[at + 4] ^= 4;
+    std::fs::write(bench.path(), bytes).unwrap();
+    let error = bench.builder(&Script::done()).open().unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn what_was_on_its_way_does_not_overtake_what_the_disk_refused() {
     let bench = Bench::new();
     let queue =

@@ -40,6 +40,7 @@ pub(super) fn connect<T>(config: &Config<T>, now: Timestamp) -> Result<(Connecti
     let failed = |source| storage(path.clone(), source);
     match store::owner(&connection).map_err(failed)? {
         Ok(true) => {
+            store::check(&connection).map_err(failed)?;
             // Until it is closed, a queue's file has a log beside it.
             let loss = !had_log && !store::was_closed(&connection).map_err(failed)?;
             if loss && config.durability == Durability::Full && !config.accept_loss {
