@@ -142,8 +142,10 @@ async fn drop_at(
     };
     anyhow::ensure!(report.file_closed, "{method:?} dropped at poll {polls}: the file is still open");
     tell(&report.unsaved.iter().map(|item| Event::Refused { id: item.id }).collect::<Vec<_>>());
+    // A close that is dropped had 5 ms. What is still booked as in flight then was handled and not written down.
+    let unsettled = report.interrupted_items > 0 || queue.stats().in_flight_items > 0;
     drop(queue);
-    tell(&[Event::Stopped { unsettled: false }]);
+    tell(&[Event::Stopped { unsettled: method == Method::Close && unsettled }]);
     let events = events.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok((events, ended))
 }
