@@ -106,9 +106,9 @@ struct Life {
     late: HashSet<Id>,
     /// What was decided last of each key.
     last: HashMap<u64, Id>,
-    /// What that was when the life was overtaken: where successors wait, nothing else of a key can be unsettled, however much
-    /// of other keys was handled meanwhile.
-    overtaken: HashSet<Id>,
+    /// What that was when the life was overtaken, or stopped with something unsettled: where successors wait, nothing else of a
+    /// key can be, however much of other keys was handled meanwhile.
+    unsettled: HashMap<Id, Window>,
 }
 
 impl Life {
@@ -118,8 +118,8 @@ impl Life {
         if let Some((_, window)) = near {
             return Some(*window);
         }
-        if self.overtaken.contains(&id) {
-            return Some(Window::Overtaken);
+        if let Some(window) = self.unsettled.get(&id) {
+            return Some(*window);
         }
         let ended = self.breaks.iter().any(|(_, window)| window.is_end());
         let failed = self.failed_at.is_some_and(|failed| failed >= at);
@@ -350,8 +350,9 @@ impl Oracle {
     fn breaks(&mut self, window: Window) {
         if let Some(life) = self.lives.get_mut(self.life) {
             life.breaks.push((life.decisions, window));
-            if window == Window::Overtaken && self.promises.successors_wait {
-                life.overtaken.extend(life.last.values());
+            let told = matches!(window, Window::Overtaken | Window::StoppedOnAFailingDisk);
+            if told && self.promises.successors_wait {
+                life.unsettled.extend(life.last.values().map(|id| (*id, window)));
             }
         }
     }

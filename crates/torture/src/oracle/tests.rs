@@ -178,21 +178,28 @@ fn a_process_may_learn_later_than_others_that_it_has_lost_what_it_had() {
 }
 
 #[test]
-fn what_a_process_that_was_overtaken_handled_last_of_a_key_may_come_again_whatever_else_it_handled() {
+fn what_a_process_handled_last_of_a_key_may_come_again_if_it_says_that_it_lost_or_left_something() {
     let of = |id, key| Event::Offered { id, key };
     let handled = |life, id, key| (life, Event::Lent { id, key, said: Said::Done });
     let offers = [(0, of(1, 1)), (0, of(2, 1)), (0, of(3, 2)), (0, of(4, 2)), (0, of(5, 2))];
     let others = [handled(1, 3, 2), handled(1, 4, 2), handled(1, 5, 2)];
-    let judged = |before: &[(usize, Event)], again: &[(usize, Event)]| {
-        let told = offers.iter().chain(before).chain(&others).chain([&(1, Event::Overtaken)]).chain(again);
-        judged_together(&[], &told.cloned().collect::<Vec<_>>())
-    };
-    let last = judged(&[handled(1, 1, 1)], &[handled(2, 1, 1), handled(2, 2, 1)]);
-    assert_eq!(last.duplicates, BTreeMap::from([(Window::Overtaken, 1)]));
-    assert!(last.is_clean(), "{last:?}");
-    // The second was handled behind it, so the first was settled.
-    let settled = judged(&[handled(1, 1, 1), handled(1, 2, 1)], &[handled(2, 1, 1), handled(2, 2, 1)]);
-    assert_eq!(settled.unexplained, [1]);
+    for (end, window) in [
+        (Event::Overtaken, Some(Window::Overtaken)),
+        (Event::Stopped { unsettled: true }, Some(Window::StoppedOnAFailingDisk)),
+        (Event::Stopped { unsettled: false }, None),
+    ] {
+        let judged = |before: &[(usize, Event)], again: &[(usize, Event)]| {
+            let end = [(1, end.clone())];
+            let told = offers.iter().chain(before).chain(&others).chain(&end).chain(again);
+            judged_together(&[], &told.cloned().collect::<Vec<_>>())
+        };
+        let last = judged(&[handled(1, 1, 1)], &[handled(2, 1, 1), handled(2, 2, 1)]);
+        assert_eq!(last.duplicates, window.map(|window| (window, 1)).into_iter().collect());
+        assert_eq!(last.is_clean(), window.is_some(), "{last:?}");
+        // The second was handled behind it, so the first was settled.
+        let settled = judged(&[handled(1, 1, 1), handled(1, 2, 1)], &[handled(2, 1, 1), handled(2, 2, 1)]);
+        assert_eq!(settled.unexplained[0], 1);
+    }
 }
 
 #[test]
