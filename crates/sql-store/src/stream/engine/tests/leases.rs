@@ -86,6 +86,15 @@ impl Scene {
         self.store.clock.advance(LEASE + MS(1));
     }
 
+    /// Adds a message when a lease has little time left.
+    fn adds_late(&self) -> tokio::task::JoinHandle<()> {
+        let (store, clock) = (self.store.clone(), self.store.clock.clone());
+        tokio::spawn(async move {
+            clock.sleep(MS(300)).await;
+            store.add(1);
+        })
+    }
+
     /// Runs for so long, then stops. Returns what it says, and how long the stop took.
     async fn run(&self, long: Duration) -> (StreamSummary, Duration) {
         let handler = Takes(self.store.clone(), self.handle_takes);
@@ -120,11 +129,7 @@ async fn what_is_noted_slowly_before_it_is_sent_is_sent() {
 async fn a_call_waits_for_the_renewal_that_gives_it_time() {
     let mut scene = Scene::new((MS(330), MS(750)));
     scene.handle_takes = MS(100);
-    let (store, clock) = (scene.store.clone(), scene.store.clock.clone());
-    let late = tokio::spawn(async move {
-        clock.sleep(MS(300)).await;
-        store.add(1);
-    });
+    let late = scene.adds_late();
     let (summary, _) = scene.run(Duration::from_secs(5)).await;
     late.await.unwrap();
     assert_eq!((summary.sent, summary.retried), (1, 0));
@@ -134,11 +139,7 @@ async fn a_call_waits_for_the_renewal_that_gives_it_time() {
 async fn a_stop_waits_for_no_call_that_has_not_begun() {
     let mut scene = Scene::new((MS(330), MS(750)));
     scene.handle_takes = MS(100);
-    let (store, clock) = (scene.store.clone(), scene.store.clock.clone());
-    let late = tokio::spawn(async move {
-        clock.sleep(MS(300)).await;
-        store.add(1);
-    });
+    let late = scene.adds_late();
     let (summary, took) = scene.run(MS(325)).await;
     late.await.unwrap();
     assert_eq!((summary.sent, summary.retried, summary.unfinished), (0, 0, 0));
